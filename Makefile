@@ -1,0 +1,119 @@
+# What is longer than a few lines is a script: Tests/checks, examples/demo.py, bench/bench.py.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# The order of prerequisites is meant: packages before build, build before checks.
+.NOTPARALLEL:
+
+SWIFT ?= swift
+PYTHON := /usr/bin/python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+LIBRARY := build/lib/libsanswitch.so
+TOOL := build/bin/sanswitch
+UNSTRIPPED := .build-embedded/release/libsanswitch.so
+SIZE_LIMIT := 1000000
+STARTUP_LIMIT_US := 200
+# Every send and recv of a switched session runs through these (Tests/checks/hotpath).
+HOT := switch_send switch_recv switch_write switch_read sendAttached receiveAttached sendOnCompanion receiveOnCompanion
+
+BUILD_PACKAGES := binutils ca-certificates g++ git libc6-dev
+DEMO_PACKAGES := iperf3 python3
+TEST_PACKAGES := $(DEMO_PACKAGES) python3-pytest redis-server redis-tools memcached nginx-light wrk curl sockperf \
+    netcat-openbsd rsync openssh-server openssh-client postgresql postgresql-contrib socat iproute2 default-jdk-headless nodejs
+
+.PHONY: help
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-15s %s\n' "$$target" "$$text"; done
+
+# ---- Build
+
+.PHONY: toolchain build library tool clean install
+toolchain:
+	@Tests/checks/toolchain $(SWIFT)
+
+build: toolchain build-deps library tool ## Build build/bin/sanswitch and build/lib/libsanswitch.so
+
+# Replaced by rename: programs that run now keep the library that they have mapped.
+library: toolchain
+	SANSWITCH_EMBEDDED=1 $(SWIFT) build -c release --scratch-path .build-embedded --disable-local-rpath --product sanswitch
+	@mkdir -p $(dir $(LIBRARY))
+	@strip --strip-unneeded -o $(LIBRARY).new $(UNSTRIPPED)
+	@mv $(LIBRARY).new $(LIBRARY)
+
+tool: toolchain
+	$(SWIFT) build -c release --product sanswitch --static-swift-stdlib
+	@mkdir -p $(dir $(TOOL))
+	@strip -o $(TOOL).new .build/release/sanswitch
+	@mv $(TOOL).new $(TOOL)
+
+install: ## Install what `make build` made below PREFIX (/usr/local), DESTDIR in front
+	@test -x $(TOOL) -a -r $(LIBRARY) || { echo "Nothing to install: run \`make build\` first." >&2; exit 1; }
+	install -D -m 755 $(TOOL) $(DESTDIR)$(PREFIX)/bin/sanswitch
+	install -D -m 755 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/libsanswitch.so
+	install -D -m 644 Sources/CProvider/include/sanswitch/provider.h $(DESTDIR)$(PREFIX)/include/sanswitch/provider.h
+	install -D -m 644 man/sanswitch.1 $(DESTDIR)$(PREFIX)/share/man/man1/sanswitch.1
+
+clean: ## Remove everything that was built
+	rm -rf build .build .build-embedded .build-tsan .build-asan
+
+# ---- Packages of the system
+
+.PHONY: deps build-deps demo-deps
+deps: ## Install the Debian packages that build, demo and tests need
+	@Tests/checks/packages $(BUILD_PACKAGES) $(TEST_PACKAGES)
+
+build-deps:
+	@Tests/checks/packages $(BUILD_PACKAGES)
+
+demo-deps:
+	@Tests/checks/packages $(BUILD_PACKAGES) $(DEMO_PACKAGES)
+
+# ---- Use
+
+.PHONY: demo bench
+demo: toolchain demo-deps build ## Run iperf3 plain and under the switch, and compare
+	@$(PYTHON) examples/demo.py
+
+bench: toolchain deps build ## Measure beside plain TCP (bench/bench.py)
+	@$(PYTHON) bench/bench.py
+
+# ---- Test
+
+.PHONY: test test-tsan test-asan check check-exports check-deps check-size check-hotpath check-startup format lint
+test: toolchain deps build check ## Build, then run every check and test
+	$(SWIFT) test
+	@$(MAKE) test-tsan test-asan
+	$(PYTHON) -m pytest Tests/programs Tests/model -q
+
+test-tsan: toolchain ## The engine's tests under ThreadSanitizer
+	$(SWIFT) test --sanitize=thread --scratch-path .build-tsan
+
+test-asan: toolchain ## The engine's tests under AddressSanitizer
+	LSAN_OPTIONS=suppressions=$(CURDIR)/Tests/checks/lsan.supp:print_suppressions=0 $(SWIFT) test --sanitize=address --scratch-path .build-asan
+
+check: check-exports check-deps check-size check-hotpath ## The four checks that `make test` runs first
+
+check-exports: ## The library exports exactly the names in preload/exports.map
+	@Tests/checks/exports $(LIBRARY) preload/exports.map
+
+check-deps: ## The library needs libc only
+	@Tests/checks/needed $(LIBRARY)
+
+check-size: ## The stripped library is under 1 MB
+	@Tests/checks/size $(LIBRARY) $(SIZE_LIMIT)
+
+check-hotpath: ## No allocation, reference counting or trap on the way of a send or recv
+	@Tests/checks/hotpath $(UNSTRIPPED) $(HOT)
+
+check-startup: ## Preloading into /bin/true costs under 0.2 ms
+	@Tests/checks/startup $(LIBRARY) $(STARTUP_LIMIT_US)
+
+format: toolchain ## Format the Swift sources in place
+	$(SWIFT) format --in-place --recursive --parallel Package.swift Sources Tests
+
+lint: toolchain ## Report Swift sources that are not formatted
+	$(SWIFT) format lint --strict --recursive --parallel Package.swift Sources Tests

@@ -1,0 +1,113 @@
+/* The service provider interface: what the switch asks of a SAN service provider, built in or third party.
+ *
+ * A provider exports one symbol, san_startup_ex (the seeds' WSPStartupEx). Start-up takes TCP's identity and the switch's
+ * upcalls, and fills the function table. Extension functions are fetched one at a time, by GUID, through `ioctl`
+ * (SAN_IOCTL_GET_EXTENSION); a known but absent optional one answers -EOPNOTSUPP, an unknown GUID -EINVAL.
+ *
+ * Conventions: every function returns 0 or a count, or -errno; nothing blocks; nothing touches errno, signals, or the
+ * program's descriptors. Descriptors that a provider opens are handed to `place_descriptor` at once, which keeps them out of
+ * the program's way. A san_socket belongs to its creator until `close`; one thread at a time calls with it, except
+ * ring_doorbell, which any thread may call. */
+#ifndef SANSWITCH_PROVIDER_H
+#define SANSWITCH_PROVIDER_H
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#define SAN_ABI_VERSION 1u
+/* The longest negotiation message, bytes (wsd-requirements 122). */
+#define SAN_MESSAGE_LIMIT 256u
+/* The longest remote memory descriptor, bytes. */
+#define SAN_DESCRIPTOR_LIMIT 32u
+
+typedef struct { uint32_t a; uint16_t b, c; uint8_t d[8]; } san_guid;
+
+/* The provider's own descriptor of a companion socket: any value but 0, often a pointer (seed 1). */
+typedef uintptr_t san_socket;
+/* The switch's descriptor of the same companion, from the create_socket_handle upcall. */
+typedef uintptr_t san_switch_socket;
+
+/* What the companion stands in for: always TCP. A provider that sees this knows that the switch calls it (seed 0). */
+typedef struct { int family, type, protocol; } san_protocol;
+
+typedef struct {
+    uint64_t size; /* of this table, bytes */
+    int (*create_socket_handle)(void *context, san_switch_socket *out);
+    void *(*query_socket_handle_context)(san_switch_socket socket);
+    void (*close_socket_handle)(san_switch_socket socket);
+    /* Moves a descriptor of the provider's to where the program will not meet it; returns the new number or -errno. */
+    int (*place_descriptor)(int fd);
+    void (*release_descriptor)(int fd);
+} san_upcalls;
+
+typedef struct {
+    char name[32];
+    san_guid guid;
+    uint32_t rdma_threshold; /* bytes from which one-sided transfers pay; 0: never */
+    uint32_t maximum_ring;   /* bytes, power of two */
+} san_provider_info;
+
+enum { SAN_EVENT_ACCEPT = 1, SAN_EVENT_CONNECT = 2 };
+enum { SAN_IOCTL_GET_EXTENSION = 1, SAN_IOCTL_ADDRESS_LIST = 2 };
+
+/* Who is at the other end, as the kernel vouches for it; `uid` is (uid_t)-1 when it cannot. */
+typedef struct { pid_t pid; uid_t uid; } san_peer;
+
+typedef struct {
+    uint64_t size; /* of this table, bytes */
+    int (*cleanup)(void);
+    int (*socket)(const san_protocol *protocol, san_socket *out);
+    int (*bind)(san_socket socket, const struct sockaddr *address, socklen_t length);
+    int (*set_option)(san_socket socket, int level, int name, const void *value, socklen_t length);
+    int (*listen)(san_socket socket, int backlog);
+    /* Starts connecting. 0: connected; -EINPROGRESS: SAN_EVENT_CONNECT follows; -ECONNREFUSED: nobody there is aware. */
+    int (*connect)(san_socket socket, const struct sockaddr *address, socklen_t length);
+    /* Takes one waiting connection, or -EAGAIN. */
+    int (*accept)(san_socket listener, san_socket *out);
+    /* The descriptor to poll for readability: connections, messages, doorbells, the end of the companion. */
+    int (*event_descriptor)(san_socket socket);
+    int (*peer)(san_socket socket, san_peer *out);
+    /* One whole message of at most SAN_MESSAGE_LIMIT bytes, with the memory exposed on this socket since the last one. */
+    ssize_t (*send)(san_socket socket, const void *message, size_t length);
+    /* One whole message, or -EAGAIN, or 0 at the end. */
+    ssize_t (*recv)(san_socket socket, void *message, size_t capacity);
+    int (*ioctl)(san_socket socket, uint32_t code, const void *in, size_t in_length, void *out, size_t out_length);
+    /* WSPDuplicateSocket: hands the companion, with all memory received on it, to the process at the other end of
+     * `channel`, a connected companion of the same provider. The caller then closes its own. */
+    int (*duplicate)(san_socket socket, san_socket channel, const void *message, size_t length);
+    /* Takes what `duplicate` sent. `recv` on the channel has just returned its message. */
+    int (*adopt)(san_socket channel, san_socket *out);
+    /* Abrupt: pending operations end, the peer's event descriptor becomes readable. */
+    int (*close)(san_socket socket);
+} san_functions;
+
+int san_startup_ex(uint32_t version, const san_protocol *tcp, const san_upcalls *upcalls, san_functions *functions,
+                   san_provider_info *info);
+
+/* Extension functions, by GUID (wsd-requirements 18.1). */
+#define SAN_GUID_TAIL 0xf58c, 0x11d1, {0xad, 0x6c, 0x00, 0xc0, 0x4f, 0xa3, 0x4a, 0x2d}
+static const san_guid SAN_REGISTER_RDMA_MEMORY = {0xc0b422f7, SAN_GUID_TAIL};
+static const san_guid SAN_DEREGISTER_RDMA_MEMORY = {0xc0b422f8, SAN_GUID_TAIL};
+static const san_guid SAN_RDMA_WRITE = {0xc0b422f9, SAN_GUID_TAIL};
+static const san_guid SAN_RDMA_READ = {0xc0b422fa, SAN_GUID_TAIL};
+/* Ours: memory that both sides address directly, and the doorbell that wakes a peer. */
+static const san_guid SAN_DIRECT_MEMORY = {0x5a4e5357, 0x0001, 0x4d45, {0x4d, 0x4f, 0x52, 0x59, 0, 0, 0, 1}};
+
+typedef struct {
+    uint64_t size; /* of this table, bytes */
+    /* Memory of `length` bytes that the peer of this socket may write; descriptor_length in: capacity, out: length. */
+    int (*expose)(san_socket socket, size_t length, void **address, void *descriptor, size_t *descriptor_length);
+    /* The peer's exposed memory, from its descriptor; never longer than the memory really is. */
+    int (*map)(san_socket socket, const void *descriptor, size_t descriptor_length, size_t length, void **address);
+    int (*unmap)(void *address, size_t length);
+    /* Wakes whoever polls the peer's event descriptor. 0, or -EPIPE when there is nobody. */
+    int (*ring_doorbell)(san_socket socket);
+    /* Blocks until a doorbell or the end, interrupted by signals exactly as recv(2) is: 0 or -EINTR. The one call that blocks. */
+    int (*wait_doorbell)(san_socket socket);
+    /* Ends every wait_doorbell on this socket, now and later; any thread. */
+    int (*interrupt)(san_socket socket);
+    /* Takes the doorbells that have arrived. 1: there were some; 0: none; -EPIPE: the companion has ended. */
+    int (*silence_doorbell)(san_socket socket);
+} san_direct_memory;
+#endif

@@ -1,0 +1,1 @@
+#include "sanswitch/provider.h"

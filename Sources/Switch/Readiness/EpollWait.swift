@@ -1,0 +1,291 @@
+import CLibc
+import Libc
+import SessionState
+import Synchronization
+
+/// Waiting on a set that holds switched sessions: hot sessions are looked at in user space, all others are armed and the kernel
+/// wakes for them. No scan of idle sessions, no thread.
+extension UnsafeMutablePointer where Pointee == EpollSet {
+    static let missesBeforeArming: UInt32 = 64
+
+    func wait(
+        _ events: UnsafeMutablePointer<epoll_event>, _ most: Int, _ timeout: Int,
+        _ block: (UnsafeMutablePointer<epoll_event>, CInt, Int) -> CInt
+    ) -> CInt {
+        let deadline = timeout > 0 ? libc_nanoseconds() &+ UInt64(timeout) : 0
+        while true {
+            // Other descriptors must not suffer while sessions are busy: when it is their turn, half of the places are theirs.
+            var count = 0
+            if isKernelDue, pointee.hot != nil { count = translate(events, askKernel(events, max(1, most / 2))) }
+            count += collect(events + count, most - count)
+            // A call that may not wait asks everybody.
+            if count == 0, timeout == 0 || isKernelDue { count = translate(events, askKernel(events, most)) }
+            if count > 0 { return settled(CInt(truncatingIfNeeded: count)) }
+            if timeout != 0, pointee.hot != nil, spin() { continue }
+            guard armAll() else {
+                disarmAll()
+                continue
+            }
+            if timeout == 0 {
+                disarmAll()
+                return settled(0)
+            }
+            var remaining = -1
+            if timeout > 0 {
+                let now = libc_nanoseconds()
+                if now >= deadline { return settled(0) }
+                remaining = Int(deadline &- now)
+            }
+            let begin = libc_ticks()
+            pointee.sleepers.wrappingAdd(1, ordering: .sequentiallyConsistent)
+            // An entry that was added after the arming has not seen this sleeper.
+            let result = pointee.hotIsNew ? 0 : block(events, CInt(truncatingIfNeeded: most), remaining)
+            pointee.sleepers.wrappingSubtract(1, ordering: .sequentiallyConsistent)
+            pointee.kernelAsked = libc_ticks()
+            if result < 0 { return settled(result) }
+            Spin.learn(slept: pointee.kernelAsked &- begin)
+            disarmAll()
+            let reported = translate(events, Int(result))
+            if reported > 0 { return settled(CInt(truncatingIfNeeded: reported)) }
+        }
+    }
+
+    /// Reports what hot sessions have. Sessions that had nothing for long are armed and leave the list.
+    private func collect(_ events: UnsafeMutablePointer<epoll_event>, _ most: Int) -> Int {
+        guard pointee.hot != nil else { return 0 }
+        pointee.lock.lock()
+        defer { pointee.lock.unlock() }
+        var count = 0
+        var interest = pointee.hot
+        while let candidate = interest, count < most {
+            interest = candidate.pointee.nextHot
+            let bits = candidate.report()
+            if bits != 0 {
+                events[count] = libc_epoll_event(bits, candidate.pointee.data)
+                count &+= 1
+                candidate.pointee.misses = 0
+            } else {
+                candidate.pointee.misses &+= 1
+                if candidate.pointee.misses > Self.missesBeforeArming, arm(candidate) { cool(candidate) }
+            }
+        }
+        if count == most, let next = interest { startWith(next) }
+        return count
+    }
+
+    /// Arms a session; false when something has arrived meanwhile.
+    @inline(__always)
+    private func arm(_ interest: InterestRef) -> Bool {
+        let session = interest.pointee.session
+        interest.pointee.isArmed = true
+        if session.receivesOnCompanion { session.armReceiver() }
+        if session.sendsOnCompanion, interest.pointee.events & Readiness.output != 0 { session.armSender() }
+        return !interest.isReady
+    }
+
+    /// Before sleeping: every hot session armed. They stay on the list: awake again, this thread looks at them without having
+    /// been rung for each. False: one is ready after all.
+    private func armAll() -> Bool {
+        guard pointee.hot != nil else { return true }
+        pointee.lock.lock()
+        defer { pointee.lock.unlock() }
+        pointee.hotIsNew = false
+        var interest = pointee.hot
+        while let candidate = interest {
+            guard arm(candidate) else { return false }
+            interest = candidate.pointee.nextHot
+        }
+        return true
+    }
+
+    /// Awake: the peers of hot sessions need not ring. A flag that another sleeper relies on stays.
+    private func disarmAll() {
+        guard pointee.hot != nil, pointee.sleepers.load(ordering: .sequentiallyConsistent) == 0 else { return }
+        pointee.lock.lock()
+        var interest = pointee.hot
+        while let candidate = interest {
+            if candidate.pointee.isArmed {
+                candidate.pointee.isArmed = false
+                let session = candidate.pointee.session
+                if session.state.pointee.sleepers.load(ordering: .sequentiallyConsistent) == 0,
+                    session.pointee.interests?.pointee.nextOfSession == nil
+                {
+                    session.pointee.outbox?.pointee.receiverAsleep.store(0, ordering: .relaxed)
+                }
+            }
+            interest = candidate.pointee.nextHot
+        }
+        pointee.lock.unlock()
+    }
+
+    private var isAnythingReady: Bool {
+        pointee.lock.lock()
+        defer { pointee.lock.unlock() }
+        var interest = pointee.hot
+        while let candidate = interest {
+            if candidate.isReady { return true }
+            interest = candidate.pointee.nextHot
+        }
+        return false
+    }
+
+    /// Looks for a while before arming; the kernel's part of the set is asked now and then.
+    private func spin() -> Bool {
+        guard maySpin else { return false }
+        return Spin.until {
+            if isAnythingReady { return true }
+            guard isKernelDue else { return false }
+            pointee.kernelAsked = libc_ticks()
+            var entry = pollfd(fd: pointee.fd, events: CShort(POLLIN), revents: 0)
+            guard sys_poll(&entry, 1, 0) > 0 else { return false }
+            pointee.kernelAsked = 0
+            return true
+        }
+    }
+
+    /// Under the lock, since a session leaves its sets before its memory goes.
+    private var maySpin: Bool {
+        pointee.lock.lock()
+        defer { pointee.lock.unlock() }
+        return pointee.hot?.pointee.session.maySpin ?? false
+    }
+
+    /// Whether the kernel has not been asked for so long that other descriptors would suffer.
+    private var isKernelDue: Bool { libc_ticks() &- pointee.kernelAsked > Spin.ticks(microseconds: 15) }
+
+    private func askKernel(_ events: UnsafeMutablePointer<epoll_event>, _ most: Int) -> Int {
+        pointee.kernelAsked = libc_ticks()
+        return max(0, sys_epoll_wait(pointee.fd, events, CInt(truncatingIfNeeded: most), 0))
+    }
+
+    /// Takes our own entries out of what the kernel reported; the number of events left for the program.
+    func translate(_ events: UnsafeMutablePointer<epoll_event>, _ count: Int) -> Int {
+        guard count > 0 else { return 0 }
+        var kept = 0
+        for i in 0..<count {
+            let data = libc_epoll_data(events + i)
+            if InterestPool.owns(data) {
+                note(data, events[i].events)
+            } else {
+                if kept != i { events[kept] = events[i] }
+                kept &+= 1
+            }
+        }
+        return kept
+    }
+
+    private func note(_ data: UInt64, _ bits: UInt32) {
+        pointee.lock.lock()
+        defer { pointee.lock.unlock() }
+        if data & 3 == EventTag.kick { return silenceKick() }
+        guard let interest = InterestRef(bitPattern: UInt(data & ~3)), interest.pointee.isFollowed,
+            interest.pointee.set == self
+        else { return }
+        let session = interest.pointee.session
+        if data & 3 == EventTag.doorbell {
+            // Edge-triggered: each ring is an event, silenced or not; so silence now and then, before the bell is full.
+            session.pointee.unsilenced &+= 1
+            if bits != UInt32(EPOLLIN.rawValue) || session.pointee.unsilenced > 64,
+                session.state.pointee.sleepers.load(ordering: .sequentiallyConsistent) == 0
+            {
+                session.pointee.unsilenced = 0
+                session.silenceDoorbell()
+            }
+            // Other descriptors of the same session in this set share the doorbell.
+            var other = session.pointee.interests
+            while let candidate = other {
+                if candidate.pointee.set == self, candidate.pointee.isFollowed, !candidate.pointee.isParked {
+                    heat(candidate)
+                }
+                other = candidate.pointee.nextOfSession
+            }
+        } else {
+            interest.pointee.askKernel = true
+            interest.pointee.hasEdge = true
+            if !interest.pointee.isParked { heat(interest) }
+        }
+    }
+
+    /// A set that others watch leaves no session unarmed, and is readable while one of its sessions is ready.
+    private func settled(_ result: CInt) -> CInt {
+        if pointee.isNested { settle() }
+        return result
+    }
+
+    func settle() {
+        let saved = libc_errno()
+        pointee.isNested = true
+        if !armAll() { rouse() }
+        libc_set_errno(saved)
+    }
+}
+
+extension UnsafeMutablePointer where Pointee == Interest {
+    /// Whether an event is due; changes nothing.
+    @inline(__always)
+    var isReady: Bool {
+        // The common case, in few loads: level-triggered, waiting for input only.
+        let session = pointee.session
+        if isPlain, session.receivesOnCompanion, let inbox = session.pointee.inbox {
+            let state = session.state
+            let produced = inbox.pointee.produced.load(ordering: .acquiring)
+            if produced == state.pointee.receive.offset.load(ordering: .relaxed), !session.hasEnded { return false }
+        }
+        return isReadyInFull
+    }
+
+    /// Level-triggered, waiting for input only, and the kernel has nothing to say.
+    private var isPlain: Bool {
+        pointee.events & (Readiness.edge | Readiness.output) == 0 && !pointee.isDisabled && !pointee.askKernel
+    }
+
+    @inline(never)
+    private var isReadyInFull: Bool {
+        if pointee.isDisabled { return false }
+        if pointee.events & Readiness.edge != 0, !hasEdge { return false }
+        return due != 0
+    }
+
+    private var due: UInt32 {
+        if pointee.askKernel { forgetKernelIfQuiet() }
+        return pointee.session.readiness(askKernel: pointee.askKernel)
+            & (pointee.events & ~(Readiness.edge | Readiness.oneShot | Readiness.exclusive) | Readiness.always)
+    }
+
+    /// Asks the kernel only as long as it has something to say that the ring does not know.
+    private func forgetKernelIfQuiet() {
+        let session = pointee.session
+        var interesting = Readiness.readHangup | Readiness.always | Readiness.priority
+        if !session.receivesOnCompanion { interesting |= Readiness.input }
+        if !session.sendsOnCompanion { interesting |= Readiness.output & pointee.events }
+        if session.kernelReadiness() & interesting == 0 { pointee.askKernel = false }
+    }
+
+    private var hasEdge: Bool {
+        let session = pointee.session
+        if pointee.hasEdge { return true }
+        if let inbox = session.pointee.inbox, inbox.pointee.produced.load(ordering: .acquiring) != pointee.seenProduced
+        {
+            return true
+        }
+        if session.hasEnded, !pointee.askKernel { return true }
+        return session.pointee.blockedSends.load(ordering: .relaxed) != pointee.seenBlocked && session.maySend
+    }
+
+    /// The event to report now, 0 for none; an edge or a one-shot is used up by it.
+    func report() -> UInt32 {
+        guard isReady else { return 0 }
+        let session = pointee.session
+        // The cursor first: bytes that arrive after this look are a new edge.
+        let produced = session.pointee.inbox?.pointee.produced.load(ordering: .acquiring) ?? 0
+        let blocked = session.pointee.blockedSends.load(ordering: .relaxed)
+        if session.hasEnded { pointee.askKernel = true }
+        let bits = due
+        guard bits != 0 else { return 0 }
+        pointee.hasEdge = false
+        pointee.seenProduced = produced
+        if bits & Readiness.output != 0 { pointee.seenBlocked = blocked }
+        if pointee.events & Readiness.oneShot != 0 { pointee.isDisabled = true }
+        return bits
+    }
+}

@@ -1,0 +1,366 @@
+import CLibc
+import CProvider
+import Libc
+import SessionState
+import Synchronization
+import Wire
+
+/// A companion at the broker that has not met its counterpart yet. Pooled, never freed: a stale event may name it.
+struct Visitor {
+    enum Kind { case free, greeting, proposal, claim }
+
+    var kind = Kind.free
+    var companion: san_socket = 0
+    var message = Message(
+        kind: .claim,
+        tuple: ConnectionTuple(local: .init(high: 0, low: 0, port: 0), peer: .init(high: 0, low: 0, port: 0)))
+    var expires: UInt64 = 0
+    var next: UnsafeMutablePointer<Visitor>?
+}
+
+typealias VisitorRef = UnsafeMutablePointer<Visitor>
+
+/// Matches the clients' proposals with the claims of the processes that accepted their connections. Lives in the process that
+/// listens; its thread sleeps unless somebody knocks.
+enum Broker {
+    /// Guards everything below, and the listeners. Taken before `guardian`, never the other way round.
+    static let lock = ProcessLock()
+
+    nonisolated(unsafe) private static var visitors: VisitorRef?
+    /// Visitors; read without the lock by calls that only want to know whether there are any.
+    private static let waiting = Atomic<Int>(0)
+    /// In-process claims.
+    nonisolated(unsafe) private static var claims: SessionRef?
+    nonisolated(unsafe) private static var set: CInt = -1
+    /// An eventfd that wakes the thread; edge-triggered, so nobody needs to read it.
+    nonisolated(unsafe) private static var bell: CInt = -1
+    private static let bellData: UInt64 = 2
+    nonisolated(unsafe) private static var isRunning = false
+
+    // MARK: Listening
+
+    /// Opens the rendezvous beside a TCP listener. Another process may already serve the address: then that is its broker.
+    static func serve(_ listener: ListenerRef) {
+        var companion: san_socket = 0
+        var tcp = san_protocol(family: AF_INET, type: CInt(SOCK_STREAM.rawValue), protocol: CInt(IPPROTO_TCP))
+        guard startThread(), Process.provider.socket(&tcp, &companion) == 0 else { return }
+        let bound = listener.pointee.address.withSocketAddress {
+            Process.provider.bind(companion, $0.assumingMemoryBound(to: sockaddr.self), $1)
+        }
+        guard bound == 0, Process.provider.listen(companion, 1024) == 0,
+            watch(companion, UInt64(UInt(bitPattern: listener)) | 1)
+        else {
+            _ = Process.provider.close(companion)
+            return
+        }
+        listener.pointee.companion = companion
+        log("rendezvous open, port", -1, UInt64(listener.pointee.address.port))
+    }
+
+    static func stop(_ listener: ListenerRef) {
+        guard listener.pointee.companion != 0 else { return }
+        unwatch(listener.pointee.companion)
+        _ = Process.provider.close(listener.pointee.companion)
+        listener.pointee.companion = 0
+    }
+
+    private static func watch(_ companion: san_socket, _ data: UInt64) -> Bool {
+        var event = libc_epoll_event(UInt32(EPOLLIN.rawValue), data)
+        return sys_epoll_ctl(set, EPOLL_CTL_ADD, Process.provider.event_descriptor(companion), &event) == 0
+    }
+
+    private static func unwatch(_ companion: san_socket) {
+        _ = sys_epoll_ctl(set, EPOLL_CTL_DEL, Process.provider.event_descriptor(companion), nil)
+    }
+
+    private static func startThread() -> Bool {
+        if isRunning { return true }
+        let fd = sys_epoll_create1(CInt(EPOLL_CLOEXEC))
+        guard fd >= 0 else { return false }
+        set = HiddenDescriptors.place(CInt(fd))
+        let event = sys_eventfd()
+        if event >= 0 {
+            bell = HiddenDescriptors.place(CInt(event))
+            var interest = libc_epoll_event(UInt32(EPOLLIN.rawValue) | Readiness.edge, bellData)
+            _ = sys_epoll_ctl(set, EPOLL_CTL_ADD, bell, &interest)
+        }
+        guard set >= 0, libc_start_thread({ _ in Broker.run() }, nil) == 0 else { return false }
+        isRunning = true
+        return true
+    }
+
+    // MARK: The switch thread
+
+    private static func run() -> UnsafeMutableRawPointer? {
+        withUnsafeTemporaryAllocation(of: epoll_event.self, capacity: 64) { events in
+            while true {
+                let count = sys_epoll_wait(
+                    set, events.baseAddress, 64, Reclaim.timeout(waiting.load(ordering: .relaxed) > 0 ? 1000 : -1))
+                lock.lock()
+                for i in 0..<max(0, count) { handle(libc_epoll_data(events.baseAddress! + i)) }
+                if waiting.load(ordering: .relaxed) > 0 { expire() }
+                lock.unlock()
+                Reclaim.look()
+            }
+        }
+    }
+
+    /// Makes the switch thread look at its time limit again; starts it if there is none.
+    static func rouse() {
+        lock.lock()
+        defer { lock.unlock() }
+        guard startThread(), bell >= 0 else { return }
+        var one: UInt64 = 1
+        _ = sys_write(bell, &one, 8)
+    }
+
+    private static func handle(_ data: UInt64) {
+        if data == bellData { return }
+        if data & 1 == 1 {
+            guard let listener = ListenerRef(bitPattern: UInt(data & ~1)), listener.pointee.companion != 0 else {
+                return
+            }
+            var companion: san_socket = 0
+            while Process.provider.accept(listener.pointee.companion, &companion) == 0 { greet(companion) }
+        } else if let visitor = VisitorRef(bitPattern: UInt(data)) {
+            visitor.pointee.kind == .greeting ? hear(visitor) : dismissIfGone(visitor)
+        }
+    }
+
+    private static func greet(_ companion: san_socket) {
+        guard waiting.load(ordering: .relaxed) < Limits.waitingAtBroker else {
+            _ = Process.provider.close(companion)
+            return
+        }
+        var visitor = visitors
+        while let candidate = visitor, candidate.pointee.kind != .free { visitor = candidate.pointee.next }
+        if visitor == nil {
+            let fresh = VisitorRef.allocate(capacity: 1)
+            fresh.initialize(to: Visitor(next: visitors))
+            visitors = fresh
+            visitor = fresh
+        }
+        guard let visitor else { return }
+        visitor.pointee.kind = .greeting
+        visitor.pointee.companion = companion
+        visitor.pointee.expires = libc_nanoseconds() &+ Limits.waitingNanoseconds
+        waiting.wrappingAdd(1, ordering: .relaxed)
+        if watch(companion, UInt64(UInt(bitPattern: visitor))) { hear(visitor) } else { dismiss(visitor) }
+    }
+
+    /// Ends a visit, and the companion with it.
+    private static func dismiss(_ visitor: VisitorRef) {
+        guard visitor.pointee.kind != .free else { return }
+        unwatch(visitor.pointee.companion)
+        _ = Process.provider.close(visitor.pointee.companion)
+        forget(visitor)
+    }
+
+    private static func forget(_ visitor: VisitorRef) {
+        visitor.pointee.kind = .free
+        visitor.pointee.companion = 0
+        waiting.wrappingSubtract(1, ordering: .relaxed)
+    }
+
+    /// A waiting visitor has nothing more to say: readable means gone.
+    private static func dismissIfGone(_ visitor: VisitorRef) {
+        guard visitor.pointee.kind != .free else { return }
+        var byte:
+            (
+                UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64,
+                UInt64, UInt64, UInt64, UInt64, UInt64
+            ) =
+                (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        let companion = visitor.pointee.companion
+        let count = withUnsafeMutableBytes(of: &byte) { Process.provider.recv(companion, $0.baseAddress!, $0.count) }
+        if count != -Int(EAGAIN) { dismiss(visitor) }
+    }
+
+    private static func expire() {
+        let now = libc_nanoseconds()
+        var visitor = visitors
+        while let candidate = visitor {
+            if candidate.pointee.kind != .free, candidate.pointee.expires < now { dismiss(candidate) }
+            visitor = candidate.pointee.next
+        }
+    }
+
+    /// Reads a visitor's message and looks for its counterpart.
+    private static func hear(_ visitor: VisitorRef) {
+        let companion = visitor.pointee.companion
+        let message: Message? = withUnsafeTemporaryAllocation(byteCount: Message.size, alignment: 8) { bytes in
+            let count = Process.provider.recv(companion, bytes.baseAddress, Message.size)
+            if count == -Int(EAGAIN) { return Message?.none }
+            guard count == Message.size, let message = Message(UnsafeRawBufferPointer(bytes)),
+                message.kind == .proposal || message.kind == .claim
+            else {
+                dismiss(visitor)
+                return nil
+            }
+            return message
+        }
+        guard let message else { return }
+        guard PeerCheck.mayActFor(message.tuple, companion: companion) else { return dismiss(visitor) }
+        visitor.pointee.message = message
+        visitor.pointee.kind = message.kind == .proposal ? .proposal : .claim
+        if message.kind == .proposal {
+            if let session = claimed(message.tuple.reversed) {
+                // The session's next call takes it (arrival).
+                session.pointee.nextLook.store(0, ordering: .relaxed)
+            } else if let claim = find(.claim, message.tuple.reversed) {
+                grant(visitor, to: claim)
+            }
+        } else if let proposal = find(.proposal, message.tuple.reversed) {
+            grant(proposal, to: visitor)
+        }
+    }
+
+    private static func find(_ kind: Visitor.Kind, _ tuple: ConnectionTuple) -> VisitorRef? {
+        var visitor = visitors
+        while let candidate = visitor {
+            if candidate.pointee.kind == kind, candidate.pointee.message.tuple == tuple { return candidate }
+            visitor = candidate.pointee.next
+        }
+        return nil
+    }
+
+    private static func claimed(_ tuple: ConnectionTuple) -> SessionRef? {
+        var session = claims
+        while let candidate = session {
+            if candidate.pointee.tuple == tuple { return candidate }
+            session = candidate.pointee.nextClaim
+        }
+        return nil
+    }
+
+    /// Hands the client's companion to the process that accepted the connection.
+    private static func grant(_ proposal: VisitorRef, to claim: VisitorRef) {
+        var message = proposal.pointee.message
+        message.kind = .grant
+        withUnsafeTemporaryAllocation(byteCount: Message.size, alignment: 8) { bytes in
+            message.encode(into: bytes)
+            _ = Process.provider.duplicate(
+                proposal.pointee.companion, claim.pointee.companion, bytes.baseAddress, Message.size)
+        }
+        dismiss(proposal)
+        dismiss(claim)
+    }
+
+    // MARK: Sessions of this process
+
+    /// Claims the companion of an accepted connection, here or at the broker of its address. Nil: claimed; else why not.
+    static func claim(_ session: SessionRef) -> Reason? {
+        guard let listener = session.pointee.listener else { return .peerUnaware }
+        lock.lock()
+        if listener.pointee.companion != 0 {
+            if !session.pointee.isClaimed {
+                session.pointee.isClaimed = true
+                session.pointee.nextClaim = claims
+                session.pointee.previousClaim = nil
+                claims?.pointee.previousClaim = session
+                claims = session
+            }
+            lock.unlock()
+            return nil
+        }
+        lock.unlock()
+        return claimElsewhere(session, listener)
+    }
+
+    private static func claimElsewhere(_ session: SessionRef, _ listener: ListenerRef) -> Reason? {
+        var channel: san_socket = 0
+        var tcp = san_protocol(family: AF_INET, type: CInt(SOCK_STREAM.rawValue), protocol: CInt(IPPROTO_TCP))
+        guard Process.provider.socket(&tcp, &channel) == 0 else { return .descriptorsExhausted }
+        let connected = listener.pointee.address.withSocketAddress {
+            Process.provider.connect(channel, $0.assumingMemoryBound(to: sockaddr.self), $1)
+        }
+        session.pointee.companion = channel
+        guard connected == 0 else {
+            session.releaseCompanion()
+            // The broker is gone (a daemon's parent): this process, which accepts, takes its place.
+            lock.lock()
+            if listener.pointee.companion == 0 { serve(listener) }
+            let isMine = listener.pointee.companion != 0
+            lock.unlock()
+            return isMine ? claim(session) : .peerUnaware
+        }
+        guard PeerCheck.mayActFor(session.pointee.tuple, companion: channel),
+            session.transmit(Message(kind: .claim, tuple: session.pointee.tuple))
+        else {
+            session.releaseCompanion()
+            return .peerNotOwner
+        }
+        return nil
+    }
+
+    /// The client's proposal for a claimed session, once it is there.
+    static func arrival(_ session: SessionRef) -> (message: Message, companion: san_socket)? {
+        // Most calls find nothing and must cost nothing: the broker thread leaves word in `waiting`.
+        guard waiting.load(ordering: .relaxed) > 0 else { return nil }
+        lock.lock()
+        defer { lock.unlock() }
+        guard let proposal = find(.proposal, session.pointee.tuple.reversed) else { return nil }
+        let result = (proposal.pointee.message, proposal.pointee.companion)
+        unwatch(proposal.pointee.companion)
+        forget(proposal)
+        remove(session)
+        return result
+    }
+
+    /// The session ends or needs its claim no more.
+    static func withdraw(_ session: SessionRef) {
+        guard session.pointee.isClaimed else { return }
+        lock.lock()
+        remove(session)
+        lock.unlock()
+    }
+
+    private static func remove(_ session: SessionRef) {
+        guard session.pointee.isClaimed else { return }
+        session.pointee.isClaimed = false
+        session.pointee.nextClaim?.pointee.previousClaim = session.pointee.previousClaim
+        if let previous = session.pointee.previousClaim {
+            previous.pointee.nextClaim = session.pointee.nextClaim
+        } else {
+            claims = session.pointee.nextClaim
+        }
+    }
+
+    // MARK: fork
+
+    /// The child has no thread and is nobody's broker: what it inherited is closed here, and only here.
+    static func forgetInChild() {
+        var listener = Listeners.first
+        while let candidate = listener {
+            if candidate.pointee.companion != 0 { _ = Process.provider.close(candidate.pointee.companion) }
+            candidate.pointee.companion = 0
+            listener = candidate.pointee.next
+        }
+        var visitor = visitors
+        while let candidate = visitor {
+            if candidate.pointee.kind != .free {
+                _ = Process.provider.close(candidate.pointee.companion)
+                forget(candidate)
+            }
+            visitor = candidate.pointee.next
+        }
+        var session = claims
+        while let candidate = session {
+            candidate.pointee.isClaimed = false
+            // A pending claim of the parent's: the child may claim by itself.
+            candidate.pointee.stage.store(Session.Stage.fresh, ordering: .relaxed)
+            session = candidate.pointee.nextClaim
+        }
+        claims = nil
+        if isRunning {
+            HiddenDescriptors.release(set)
+            _ = sys_close(set)
+            HiddenDescriptors.release(bell)
+            if bell >= 0 { _ = sys_close(bell) }
+        }
+        bell = -1
+        Reclaim.forgetInChild()
+        set = -1
+        isRunning = false
+    }
+}

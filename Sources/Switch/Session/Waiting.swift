@@ -1,0 +1,164 @@
+import CLibc
+import CProvider
+import Libc
+import SessionState
+import Synchronization
+
+/// Sleeping on a companion. Spin, arm, look again, sleep; the waker makes a system call only if it finds the armed flag.
+extension UnsafeMutablePointer where Pointee == Session {
+    /// Enough bytes to take (SO_RCVLOWAT), the end of the ring, or a peer that has finished or gone.
+    @inline(__always)
+    var mayReceive: Bool {
+        guard let inbox = pointee.inbox else { return true }
+        let consumed = state.pointee.receive.offset.load(ordering: .relaxed)
+        // A revoked ring looks very full, which is right.
+        return inbox.pointee.produced.load(ordering: .acquiring) &- consumed
+            >= state.pointee.lowWater.load(ordering: .relaxed)
+            || inbox.pointee.finished.load(ordering: .relaxed) != 0
+            || state.pointee.isEnded.load(ordering: .relaxed) != 0
+            || state.pointee.receive.isShut.load(ordering: .relaxed) != 0
+    }
+
+    /// Enough of the ring is free for a sleeping writer, by the kernel's rule of thumb (a third); or nothing will ever be.
+    @inline(__always)
+    var maySend: Bool {
+        guard let outbox = pointee.outbox, pointee.inbox != nil else { return true }
+        let offset = state.pointee.send.offset.load(ordering: .relaxed)
+        let consumed = consumedByPeer
+        let shape = RingShape(word: state.pointee.send.shape.load(ordering: .relaxed))
+        // A small ring that is full can be left for the large one at any time.
+        return (shape.isLarge ? room(shape, offset, consumed) >= pointee.outboxRing / 3 : consumed >= shape.from)
+            || state.pointee.isEnded.load(ordering: .relaxed) != 0
+            || state.pointee.send.isShut.load(ordering: .relaxed) != 0
+            || outbox.pointee.produced.load(ordering: .relaxed) & Inbox.revoked != 0
+    }
+
+    /// Whether looking may help: the peer, as far as known, runs on another processor.
+    @inline(__always)
+    var maySpin: Bool {
+        guard let inbox = pointee.inbox else { return false }
+        return inbox.pointee.processor.load(ordering: .relaxed) != libc_processor()
+    }
+
+    /// Asks the peer for a doorbell when there is something to receive. The caller looks once more before it sleeps.
+    @inline(__always)
+    func armReceiver() { _ = pointee.outbox?.pointee.receiverAsleep.exchange(1, ordering: .sequentiallyConsistent) }
+
+    @inline(__always)
+    func armSender() { _ = pointee.outbox?.pointee.senderAsleep.exchange(1, ordering: .sequentiallyConsistent) }
+
+    /// Waits until there is something to receive. 0, or the errno to fail with (EINTR, EAGAIN after `deadline`).
+    func waitToReceive(_ deadline: UInt64) -> CInt {
+        if mayReceive { return 0 }
+        if maySpin, Spin.until({ mayReceive }) { return 0 }
+        armReceiver()
+        if mayReceive { return 0 }
+        state.pointee.receive.sleeps.wrappingAdd(1, ordering: .relaxed)
+        return sleep(deadline) { mayReceive }
+    }
+
+    /// Waits until there is more to look at than `seen` bytes.
+    func wait(forMoreThan seen: UInt64, _ deadline: UInt64) -> CInt {
+        func isMore() -> Bool {
+            guard let inbox = pointee.inbox else { return true }
+            return inbox.pointee.produced.load(ordering: .acquiring)
+                &- state.pointee.receive.offset.load(ordering: .relaxed) > seen || hasEnded
+        }
+        if maySpin, Spin.until({ isMore() }) { return 0 }
+        armReceiver()
+        return isMore() ? 0 : sleep(deadline) { isMore() }
+    }
+
+    func waitToSend(_ deadline: UInt64) -> CInt {
+        if maySend { return 0 }
+        if maySpin, Spin.until({ maySend }) { return 0 }
+        armSender()
+        if maySend { return 0 }
+        state.pointee.send.sleeps.wrappingAdd(1, ordering: .relaxed)
+        return sleep(deadline) { maySend }
+    }
+
+    /// Sleeps until the doorbell, a signal or `deadline` (nanoseconds, 0 for none). Spurious returns are allowed.
+    private func sleep(_ deadline: UInt64, _ condition: () -> Bool) -> CInt {
+        let begin = libc_ticks()
+        let others = state.pointee.sleepers.wrappingAdd(1, ordering: .sequentiallyConsistent).oldValue
+        defer { state.pointee.sleepers.wrappingSubtract(1, ordering: .sequentiallyConsistent) }
+        if deadline == 0, others == 0 {
+            // Restarted or interrupted by signals exactly as recv(2) on the TCP socket would be.
+            let result = Process.direct.wait_doorbell(pointee.companion)
+            silenceDoorbell()
+            tellEpollSets()
+            Spin.learn(slept: libc_ticks() &- begin)
+            return result == -EINTR && !condition() ? EINTR : 0
+        }
+        // With a time limit recv(2) is never restarted, and poll(2) never is. A second sleeper cannot rely on the
+        // doorbell, which the first may silence for it: it looks every millisecond.
+        let now = libc_nanoseconds()
+        if deadline != 0, now >= deadline { return EAGAIN }
+        var nanoseconds = deadline == 0 ? UInt64.max : deadline &- now
+        if others > 0 { nanoseconds = min(nanoseconds, 1_000_000) }
+        var entry = pollfd(fd: pointee.doorbell, events: CShort(POLLIN), revents: 0)
+        var timeout = timespec(tv_sec: Int(nanoseconds / 1_000_000_000), tv_nsec: Int(nanoseconds % 1_000_000_000))
+        let result = sys_ppoll(&entry, 1, &timeout, nil)
+        if result > 0, others == 0 { silenceDoorbell() }
+        if result == -Int(EINTR), !condition() { return EINTR }
+        if result == 0, others == 0, !condition() { return EAGAIN }
+        return 0
+    }
+
+    /// Takes the doorbells that have arrived, and notes the companion's end.
+    func silenceDoorbell() {
+        if Process.direct.silence_doorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+    }
+
+    /// The peer's end of the companion is closed: it closed the connection, called exec, or died. TCP knows which.
+    func companionHasEnded() {
+        guard state.pointee.isEnded.exchange(1, ordering: .acquiringAndReleasing) == 0 else { return }
+        log("companion ended", descriptor)
+        // Bytes that the peer will never read: TCP would have met its reset. One byte that nobody reads either makes the kernel
+        // meet it, so that every call and every poll shows what TCP shows: EPIPE after a close. Killed with bytes unread, the
+        // peer's kernel would have sent the reset in place of a FIN, and that shows as ECONNRESET.
+        guard sendsOnCompanion, consumedByPeer != state.pointee.send.offset.load(ordering: .relaxed),
+            kernelState == CInt(TCP_CLOSE_WAIT)
+        else { return }
+        var byte: UInt8 = 0
+        _ = sys_send(descriptor, &byte, 1, CInt(MSG_DONTWAIT | MSG_NOSIGNAL))
+        guard pointee.inbox?.pointee.finished.load(ordering: .acquiring) == 0 else { return }
+        var error: CInt = 0
+        var length = socklen_t(4)
+        _ = sys_getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &error, &length)
+        state.pointee.pendingError.store(UInt32(ECONNRESET), ordering: .releasing)
+    }
+
+    /// The kernel has said something about the peer's end: the next send asks again whether the companion lives.
+    @inline(__always)
+    func distrust() { pointee.livenessChecked.store(0, ordering: .relaxed) }
+
+    @inline(__always)
+    var isDistrusted: Bool { pointee.livenessChecked.load(ordering: .relaxed) == 0 }
+
+    /// Rings if the peer sleeps. After the store that it sleeps for; that store is a full barrier (exchange).
+    @inline(__always)
+    func wake(_ flag: borrowing Atomic<UInt32>, _ direction: borrowing DirectionState) {
+        if flag.load(ordering: .sequentiallyConsistent) != 0 { ring(flag, direction) }
+    }
+
+    @inline(never)
+    private func ring(_ flag: borrowing Atomic<UInt32>, _ direction: borrowing DirectionState) {
+        guard flag.exchange(0, ordering: .sequentiallyConsistent) != 0 else { return }
+        direction.doorbells.wrappingAdd(1, ordering: .relaxed)
+        if Process.direct.ring_doorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+    }
+
+    /// The moment at which a wait that starts now fails with EAGAIN; 0 for never.
+    func deadline(_ timeout: borrowing Atomic<UInt64>) -> UInt64 {
+        let nanoseconds = timeout.load(ordering: .relaxed)
+        return nanoseconds == 0 ? 0 : libc_nanoseconds() &+ nanoseconds
+    }
+
+    /// Whether a call with `flags` must not wait.
+    @inline(__always)
+    func isNonBlocking(_ flags: CInt) -> Bool {
+        flags & CInt(MSG_DONTWAIT) != 0 || state.pointee.isNonBlocking.load(ordering: .relaxed) != 0
+    }
+}
