@@ -17,12 +17,14 @@ TOOL := build/bin/sanswitch
 UNSTRIPPED := .build-embedded/release/libsanswitch.so
 SIZE_LIMIT := 1000000
 STARTUP_LIMIT_US := 200
+# A test that hangs fails by itself, and says where.
+TEST_TIMEOUT_S := 240
 # Every send and recv of a switched session runs through these (Tests/checks/hotpath).
 HOT := switch_send switch_recv switch_write switch_read sendAttached receiveAttached sendOnCompanion receiveOnCompanion
 
 BUILD_PACKAGES := binutils ca-certificates g++ git libc6-dev
 DEMO_PACKAGES := iperf3 python3
-TEST_PACKAGES := $(DEMO_PACKAGES) python3-pytest redis-server redis-tools memcached nginx-light wrk curl sockperf \
+TEST_PACKAGES := $(DEMO_PACKAGES) python3-pytest python3-pytest-timeout redis-server redis-tools memcached nginx-light wrk curl sockperf \
     netcat-openbsd rsync openssh-server openssh-client postgresql postgresql-contrib socat iproute2 default-jdk-headless nodejs
 
 .PHONY: help
@@ -87,7 +89,7 @@ bench: toolchain deps build ## Measure beside plain TCP (bench/bench.py)
 test: toolchain deps build check ## Build, then run every check and test
 	$(SWIFT) test
 	@$(MAKE) test-tsan test-asan
-	$(PYTHON) -m pytest Tests/programs Tests/model -q
+	$(PYTHON) -m pytest Tests/programs Tests/model -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
 
 test-tsan: toolchain ## The engine's tests under ThreadSanitizer
 	$(SWIFT) test --sanitize=thread --scratch-path .build-tsan
