@@ -235,5 +235,24 @@ def watched_connection_is_closed_under_a_sleeper():
     return sleeper.wake()
 
 
+@case
+def only_busy_session_of_a_set_is_closed():
+    """The others have long been idle, so nothing is left to look at before the kernel is asked."""
+    a, b = pair()
+    c, d = pair()
+    readable, writable = os.pipe()
+    epoll, call = waiting((b, IN), (d, IN))
+    trace = [len(epoll.poll(0)) for _ in range(200)]
+    epoll.register(readable, IN)
+    KNOWN[readable] = "pipe"
+    sleeper = Sleeper(call)
+    a.sendall(b"x")
+    trace.append(sleeper.wake())
+    b.close()
+    sleeper = Sleeper(call)
+    os.write(writable, b"x")
+    return trace + [sleeper.wake()]
+
+
 if __name__ == "__main__":
     run()

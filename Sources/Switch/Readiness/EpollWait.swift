@@ -86,9 +86,10 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
     /// Before sleeping: every hot session armed. They stay on the list: awake again, this thread looks at them without having
     /// been rung for each. False: one is ready after all.
     private func armAll() -> Bool {
-        guard pointee.hot != nil else { return true }
+        guard pointee.hot != nil || pointee.hotIsNew else { return true }
         pointee.lock.lock()
         defer { pointee.lock.unlock() }
+        // Also when the list is empty: what was new on it may have been closed since.
         pointee.hotIsNew = false
         var interest = pointee.hot
         while let candidate = interest {
