@@ -109,5 +109,10 @@ typedef struct {
     int (*interrupt)(san_socket socket);
     /* Takes the doorbells that have arrived. 1: there were some; 0: none; -EPIPE: the companion has ended. */
     int (*silence_doorbell)(san_socket socket);
+    /* NULL where mapped memory is the peer's very own (shared memory). Elsewhere mapped memory is this end's copy of it:
+     * `push` brings `length` bytes at `offset` to the peer, after everything pushed before, and is a doorbell as well; the
+     * other functions of the table then need not be. It does not wait: what cannot leave at once leaves by itself, in order,
+     * and later pushes of the same bytes may be joined with it. Any thread. 0, or -EPIPE when there is nobody. */
+    int (*push)(san_socket socket, size_t offset, size_t length);
 } san_direct_memory;
 #endif
