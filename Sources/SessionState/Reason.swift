@@ -27,6 +27,7 @@ public enum Reason: UInt32, CaseIterable {
     case unsupportedOption = 16
     case connectionClosed = 17
     case disabled = 18
+    case peerReturned = 19
 
     /// One line for people.
     public var text: StaticString {
@@ -50,6 +51,7 @@ public enum Reason: UInt32, CaseIterable {
         case .unsupportedOption: "option that only TCP has"
         case .connectionClosed: "connection closed"
         case .disabled: "switched off"
+        case .peerReturned: "the peer returned to TCP"
         }
     }
 }

@@ -3,11 +3,13 @@ import Synchronization
 /// Which path carries the bytes of one direction. Raw values are part of the shared layout.
 public enum Path: UInt32 {
     case kernel = 0
-    /// Receiver only: the offer is accepted, TCP still holds bytes before the switch-over offset.
+    /// Receiver only: the switch-over is accepted, TCP still holds bytes before its offset.
     case draining = 1
     case companion = 2
-    /// Back on TCP from the switch-back offset on; the receiver may still have ring bytes before it.
+    /// Sender only: back on TCP from the switch-back offset on; the receiver may still have ring bytes before it.
     case returned = 3
+    /// Receiver only: it has asked the sender to come back to TCP, reads nothing from the ring, and awaits the answer.
+    case asking = 4
 }
 
 /// One direction of one connection as its own end sees it. Shared by the processes that fork made of one; never by the peer.
@@ -26,7 +28,7 @@ public struct DirectionState: ~Copyable {
     public let offset: Atomic<UInt64>
     /// Of these, the bytes that TCP carried.
     public let kernelBytes: Atomic<UInt64>
-    /// Stream offsets of the path changes; `noOffset` before.
+    /// Stream offsets of the latest path changes; `noOffset` before.
     public let switchOver: Atomic<UInt64>
     public let switchBack: Atomic<UInt64>
     /// The peer's cursor as last read: consumed for the sender, produced for the receiver. Spares the shared cache line.
@@ -37,7 +39,15 @@ public struct DirectionState: ~Copyable {
     public let calls: Atomic<UInt64>
     public let doorbells: Atomic<UInt64>
     public let sleeps: Atomic<UInt64>
-    let reserved: (UInt64, UInt64, UInt64, UInt64, UInt64)
+    /// Sender: the announced or used `over`, 0 for none. Receiver: the latest one accepted (Turn).
+    public let turn: Atomic<UInt64>
+    /// The number of the latest interval announced, and how many of them were used.
+    public let epoch: Atomic<UInt64>
+    public let intervals: Atomic<UInt64>
+    /// From here to `offset`, bytes of an ended interval wait in the ring to be sent by TCP; `noOffset` for none.
+    public let resendFrom: Atomic<UInt64>
+    /// No announcement before as many calls: each return to TCP makes the next one rarer.
+    public let quietUntil: Atomic<UInt64>
 
     init() {
         lock = Atomic(0)
@@ -53,7 +63,11 @@ public struct DirectionState: ~Copyable {
         calls = Atomic(0)
         doorbells = Atomic(0)
         sleeps = Atomic(0)
-        reserved = (0, 0, 0, 0, 0)
+        turn = Atomic(0)
+        epoch = Atomic(0)
+        intervals = Atomic(0)
+        resendFrom = Atomic(Self.noOffset)
+        quietUntil = Atomic(0)
     }
 }
 
@@ -87,7 +101,8 @@ public struct SessionState: ~Copyable {
     /// Threads of any process that sleep on the doorbell. One that is killed there stays counted, which costs the others a
     /// look every millisecond.
     public let sleepers: Atomic<UInt32>
-    let padding32: UInt32
+    /// 1 once a reason holds that lasts: neither direction leaves TCP again.
+    public let staysOnTCP: Atomic<UInt32>
     let padding: (UInt64, UInt64)
     public let send: DirectionState
     public let receive: DirectionState
@@ -113,7 +128,7 @@ public struct SessionState: ~Copyable {
         pendingError = Atomic(0)
         isEnded = Atomic(0)
         sleepers = Atomic(0)
-        padding32 = 0
+        staysOnTCP = Atomic(0)
         padding = (0, 0)
         send = DirectionState()
         receive = DirectionState()

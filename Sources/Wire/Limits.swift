@@ -15,6 +15,8 @@ public enum Limits {
     public static let piece = 128 << 10
     /// How long a server that refused the rendezvous is taken to be unaware, nanoseconds.
     public static let unawareNanoseconds: UInt64 = 500_000_000
+    /// How long a receiver waits for the answer when it asks its sender to come back to TCP, nanoseconds.
+    public static let answerNanoseconds: UInt64 = 1_000_000_000
     /// Proposals and claims that wait for each other at one broker.
     public static let waitingAtBroker = 4096
     /// How long they wait, nanoseconds.

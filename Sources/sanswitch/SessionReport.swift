@@ -27,7 +27,7 @@ struct DirectionReport {
     }
 
     var companionBytes: UInt64 { bytes - kernelBytes }
-    var isOnTCP: Bool { path == .kernel || path == .returned }
+    var isOnTCP: Bool { path == .kernel || path == .returned || path == .asking }
 }
 
 /// One session of one process family.

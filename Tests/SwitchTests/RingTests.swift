@@ -39,19 +39,20 @@ import Wire
         memset(memory, 0, 4096)
         let inbox = memory.assumingMemoryBound(to: Inbox.self)
         inbox.pointee.produced.store(1, ordering: .relaxed)
-        inbox.pointee.offer.store(2, ordering: .relaxed)
-        inbox.pointee.shape.store(3, ordering: .relaxed)
+        inbox.pointee.over.store(2, ordering: .relaxed)
+        inbox.pointee.back.store(3, ordering: .relaxed)
+        inbox.pointee.shape.store(4, ordering: .relaxed)
         inbox.pointee.finished.store(5, ordering: .relaxed)
         inbox.pointee.consumed.store(6, ordering: .relaxed)
-        inbox.pointee.receiverAsleep.store(7, ordering: .relaxed)
-        inbox.pointee.senderAsleep.store(8, ordering: .relaxed)
-        #expect(memory.load(fromByteOffset: 0, as: UInt64.self) == 1)
-        #expect(memory.load(fromByteOffset: 8, as: UInt64.self) == 2)
-        #expect(memory.load(fromByteOffset: 16, as: UInt64.self) == 3)
-        #expect(memory.load(fromByteOffset: 24, as: UInt32.self) == 5)
-        #expect(memory.load(fromByteOffset: 128, as: UInt64.self) == 6)
-        #expect(memory.load(fromByteOffset: 136, as: UInt32.self) == 7)
-        #expect(memory.load(fromByteOffset: 256, as: UInt32.self) == 8)
+        inbox.pointee.accepted.store(7, ordering: .relaxed)
+        inbox.pointee.wish.store(8, ordering: .relaxed)
+        inbox.pointee.receiverAsleep.store(9, ordering: .relaxed)
+        inbox.pointee.senderAsleep.store(10, ordering: .relaxed)
+        let words = [(0, 1), (8, 2), (16, 3), (24, 4), (128, 6), (136, 7), (144, 8)]
+        for (place, value) in words { #expect(memory.load(fromByteOffset: place, as: UInt64.self) == UInt64(value)) }
+        let flags = [(32, 5), (152, 9), (256, 10)]
+        for (place, value) in flags { #expect(memory.load(fromByteOffset: place, as: UInt32.self) == UInt32(value)) }
+        #expect(Inbox.senderWords == 0..<128 && Inbox.receiverWords.contains(256))
     }
 
     @Test func sessionState_layoutIsWhatTheLocksRelyOn() {

@@ -7,8 +7,8 @@ import tempfile
 import time
 
 import hostile
-from hostile import (ACCEPTANCE, ACCEPTED, CLAIM, CONSUMED, EXPOSED, FINISHED, GRANT, LARGE, OFFER, OFFERED, PRODUCED,
-                     PROPOSAL, RECEIVER_ASLEEP, REVOKED, SENDER_ASLEEP, SHAPE, SIZE, Connection, memory, message, visit)
+from hostile import (ACCEPTANCE, ACCEPTED, BACK, CLAIM, CONSUMED, EXPOSED, FINISHED, GRANT, LARGE, OVER, PRODUCED, PROPOSAL,
+                     RECEIVER_ASLEEP, SENDER_ASLEEP, SHAPE, SIZE, WISH, Connection, memory, message, turn, visit)
 
 ATTACKS = {}
 
@@ -169,12 +169,16 @@ def wrong_connections(address):
 
 # (where, offset, form, values): `s` and `r` are the true stream offsets of the attacker's two directions.
 WORDS = [
-    ("theirs", PRODUCED, "Q", lambda s, r: [s + LARGE * 2, s + (1 << 62), s - 1, 0, REVOKED, REVOKED | s + 5, (1 << 64) - 1, s + 8192 + LARGE]),
+    ("theirs", PRODUCED, "Q", lambda s, r: [s + LARGE * 2, s + (1 << 62), s - 1, 0, 1 << 63, (1 << 64) - 1, s + 8192 + LARGE]),
     ("theirs", CONSUMED, "Q", lambda s, r: [r + 1, r + (1 << 40), 0, (1 << 64) - 1, 1 << 63]),
     ("theirs", SHAPE, "Q", lambda s, r: [(1 << 64) - 1, 1, (s + 5) << 1, (s + 5) << 1 | 1, (s - 5) << 1 | 1]),
-    ("theirs", OFFER, "Q", lambda s, r: [OFFERED, s - 1 << 2 | OFFERED, s + 6 << 2 | ACCEPTED, (1 << 64) - 1, 3, (1 << 50) + s << 2 | OFFERED]),
-    ("mine", OFFER, "Q", lambda s, r: [ACCEPTED, r + 1 << 2 | ACCEPTED, (1 << 64) - 2, 3, 0]),
-    ("mine", PRODUCED, "Q", lambda s, r: [0, r - 1, r + 1, REVOKED | r, (1 << 64) - 1]),
+    ("theirs", OVER, "Q", lambda s, r: [0, 1, turn(s - 1, 3), turn(s + 6, 2), turn(s, 9), (1 << 64) - 1, turn(s + (1 << 47), 1), turn(s + (1 << 40), 1)]),
+    ("theirs", BACK, "Q", lambda s, r: [1, turn(s, 1), turn(s - 9, 1), turn(s + 900, 1), turn(s + (1 << 46), 1), turn(s, 2), (1 << 64) - 1]),
+    ("theirs", ACCEPTED, "Q", lambda s, r: [0, 1, turn(r, 1), turn(r + 6, 1), turn(r, 2), (1 << 64) - 1]),
+    ("theirs", WISH, "Q", lambda s, r: [1, turn(r, 1), turn(r - 3, 1), turn(r + 3, 1), turn(r + (1 << 46), 1), turn(r, 2), (1 << 64) - 1]),
+    ("mine", OVER, "Q", lambda s, r: [0, turn(r + 1, 1), (1 << 64) - 2]),
+    ("mine", BACK, "Q", lambda s, r: [turn(r, 1), (1 << 64) - 2]),
+    ("mine", PRODUCED, "Q", lambda s, r: [0, r - 1, r + 1, (1 << 64) - 1]),
     ("mine", SHAPE, "Q", lambda s, r: [(1 << 64) - 1]),
     ("theirs", FINISHED, "I", lambda s, r: [1, 0xffffffff]),
     ("theirs", RECEIVER_ASLEEP, "I", lambda s, r: [0xffffffff]),

@@ -16,10 +16,9 @@ MAGIC, VERSION, SIZE = 0x53575301, 1, 144
 PROPOSAL, CLAIM, GRANT, ACCEPTANCE = 1, 2, 3, 4
 HEADER, SMALL, LARGE = 4096, 4096, 1 << 20
 EXPOSED = HEADER + SMALL + LARGE
-REVOKED = 1 << 63
 # Offsets in an inbox.
-PRODUCED, OFFER, SHAPE, FINISHED, PROCESSOR, CONSUMED, RECEIVER_ASLEEP, SENDER_ASLEEP = 0, 8, 16, 24, 28, 128, 136, 256
-NONE, OFFERED, ACCEPTED = 0, 1, 2
+PRODUCED, OVER, BACK, SHAPE, FINISHED, PROCESSOR = 0, 8, 16, 24, 32, 36
+CONSUMED, ACCEPTED, WISH, RECEIVER_ASLEEP, SENDER_ASLEEP = 128, 136, 144, 152, 256
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE, F_SEAL_FUTURE_WRITE = 1, 2, 4, 8, 16
 USUAL_SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL
 
@@ -30,6 +29,11 @@ def mapped(address):
 
 def name(address):
     return b"\0sanswitch/tcp/%04x" % address[1] + mapped(address).hex().encode()
+
+
+def turn(offset, epoch):
+    """The word for a place where a direction changes its path."""
+    return (offset & (1 << 48) - 1) << 16 | epoch
 
 
 def message(kind, local, peer, nonce=b"n" * 16, ring=LARGE, exposed=EXPOSED, length=8, magic=MAGIC, version=VERSION):
@@ -133,23 +137,36 @@ class Connection:
 
     def switch(self):
         """Both directions leave TCP, as honest peers do it."""
-        for _ in range(200):
-            if self.get(self.theirs, OFFER) & 3 == ACCEPTED and self.get(self.mine, OFFER) & 3 == ACCEPTED:
-                break
-            start = self.sent + 6
-            if self.get(self.theirs, OFFER) & 3 != ACCEPTED:
-                self.put(self.theirs, PRODUCED, start)
-                self.put(self.theirs, OFFER, start << 2 | OFFERED)
-            self.echo()
-            offer = self.get(self.mine, OFFER)
-            if offer & 3 == OFFERED:
-                self.put(self.mine, OFFER, offer & ~3 | ACCEPTED)
-                self.put(self.theirs, CONSUMED, offer >> 2)
-        else:
-            raise AssertionError("no switch-over")
-        self.put(self.theirs, SHAPE, self.sent << 1)
+        self.go_over()
+        self.follow()
         self.ring_echo(b"by the ring")
         return self
+
+    def go_over(self):
+        """What this end sends travels in the ring from now on."""
+        for self.epoch in range(1, 200):
+            over = turn(self.sent + 6, self.epoch)
+            self.put(self.theirs, OVER, over)
+            self.echo()
+            if self.get(self.mine, ACCEPTED) == over:
+                break
+            self.put(self.theirs, BACK, over)
+        else:
+            raise AssertionError("not accepted")
+        self.put(self.theirs, SHAPE, self.sent << 1)
+        self.put(self.theirs, PRODUCED, self.sent)
+
+    def follow(self):
+        """What the victim sends travels in the ring from its next announcement on."""
+        for _ in range(200):
+            self.ring_say(b"a word")
+            self.hear(6)
+            over = self.get(self.mine, OVER)
+            if over == turn(self.received, over & 0xffff):
+                self.put(self.theirs, CONSUMED, self.received)
+                self.put(self.theirs, ACCEPTED, over)
+                return
+        raise AssertionError("nothing announced")
 
     def ring_say(self, data):
         for place, byte in enumerate(data):
@@ -179,10 +196,13 @@ class Connection:
 def scribble(connection, seconds, seed):
     """Random words all over both memories, mostly where the cursors are, with doorbells."""
     chance = random.Random(seed)
-    places = [PRODUCED, OFFER, SHAPE, FINISHED, CONSUMED, RECEIVER_ASLEEP, SENDER_ASLEEP]
+    places = [PRODUCED, OVER, BACK, SHAPE, FINISHED, CONSUMED, ACCEPTED, WISH, RECEIVER_ASLEEP, SENDER_ASLEEP]
     # A reader is only as hostile as its guesses are good: near the true cursors, at the limits, and anywhere.
     values = [lambda: chance.getrandbits(64), lambda: connection.sent + chance.randrange(-9000, 9000), lambda: chance.randrange(4),
-              lambda: connection.received + chance.randrange(-9000, 9000), lambda: REVOKED | connection.sent, lambda: (1 << 64) - 1]
+              lambda: connection.received + chance.randrange(-9000, 9000), lambda: turn(connection.sent + chance.randrange(-9, 9), chance.randrange(4)), lambda: connection.get(connection.mine, OVER),
+              lambda: turn(connection.received + chance.randrange(-9, 9), connection.get(connection.mine, OVER) & 0xffff), lambda: (1 << 64) - 1]
+    # Never waits: a time limit would be Python's own poll before the call, in spite of MSG_DONTWAIT.
+    connection.tcp.setblocking(False)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for _ in range(50):

@@ -130,11 +130,12 @@ static inline void sys_raise_sigpipe(void) {
     errno = saved;
 }
 /* Shared memory of one process family (forked children see it) or a mapping of `fd`; NULL when there is none to be had. */
-static inline void *sys_map(size_t length, int fd, int flags) {
+static inline void *sys_map_near(void *wish, size_t length, int fd, int flags) {
     int saved = errno;
-    void *address = real_calls.mmap(NULL, length, PROT_READ | PROT_WRITE, flags, fd, 0);
+    void *address = real_calls.mmap(wish, length, PROT_READ | PROT_WRITE, flags, fd, 0);
     errno = saved;
     return address == MAP_FAILED ? NULL : address;
 }
+static inline void *sys_map(size_t length, int fd, int flags) { return sys_map_near(NULL, length, fd, flags); }
 static inline void sys_unmap(void *address, size_t length) { int saved = errno; real_calls.munmap(address, length); errno = saved; }
 #endif

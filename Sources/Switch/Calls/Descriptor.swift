@@ -37,6 +37,9 @@ extension UnsafeMutablePointer where Pointee == Session {
     func prepareToClose() {
         if settings.log >= 0 { logCounts() }
         guard stage == Session.Stage.attached, state.liveHolders <= 1 else { return }
+        sending.lock()
+        sendAgainBeforeEnd()
+        sending.unlock()
         abortIfUnread()
         // Tells a close from a death (companionHasEnded).
         pointee.outbox?.pointee.finished.store(1, ordering: .releasing)
@@ -55,11 +58,7 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// tcp(7): closing with unread bytes resets the connection. TCP does not know of bytes in the ring, so it is told to.
     private func abortIfUnread() {
-        guard receivesOnCompanion, let inbox = pointee.inbox,
-            inbox.pointee.produced.load(ordering: .acquiring) & ~Inbox.revoked
-                != state.pointee.receive.offset.load(ordering: .relaxed),
-            stage == Session.Stage.attached
-        else { return }
+        guard receivesOnCompanion, ringBytes > 0 else { return }
         var linger = CLibc.linger(l_onoff: 1, l_linger: 0)
         _ = sys_setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &linger, socklen_t(MemoryLayout<CLibc.linger>.size))
     }

@@ -12,7 +12,10 @@ public func switch_shutdown(_ fd: CInt, _ how: CInt) -> CInt {
     guard let session = DescriptorTable.hold(fd) else { return real_shutdown(fd, how) }
     defer { session.drop() }
     let writes = how == CInt(SHUT_WR) || how == CInt(SHUT_RDWR)
-    if writes { session.sending.lock() }
+    if writes {
+        session.sending.lock()
+        session.sendAgainBeforeEnd()
+    }
     let result = real_shutdown(fd, how)
     if result == 0, writes {
         session.state.pointee.send.isShut.store(1, ordering: .relaxed)
@@ -86,17 +89,11 @@ public func switch_ioctl(_ fd: CInt, _ request: UInt, _ argument: UnsafeMutableR
 extension UnsafeMutablePointer where Pointee == Session {
     /// Bytes that can be received now, of which `onTCP` wait in the kernel's queue.
     fileprivate func unread(onTCP: UInt64) -> UInt64 {
-        guard let inbox = pointee.inbox else { return onTCP }
-        let direction = state
-        let word = inbox.pointee.produced.load(ordering: .acquiring)
-        let from = max(
-            direction.pointee.receive.offset.load(ordering: .relaxed),
-            direction.pointee.receive.switchOver.load(ordering: .relaxed))
-        let inRing = min((word & ~Inbox.revoked) &- from, pointee.inboxRing &+ Limits.smallRing)
-        switch direction.pointee.receive.onPath {
-        case .kernel, .returned: return onTCP
-        case .draining: return onTCP &+ inRing
-        case .companion: return word & Inbox.revoked != 0 ? onTCP &+ inRing : inRing
+        let all = min(ringBytes, pointee.inboxRing &+ Limits.smallRing)
+        switch state.pointee.receive.onPath {
+        case .kernel, .returned, .asking: return onTCP
+        case .draining: return onTCP &+ (all > bytesBeforeRing ? all &- bytesBeforeRing : 0)
+        case .companion: return intervalHasEnd ? onTCP &+ all : all
         }
     }
 }

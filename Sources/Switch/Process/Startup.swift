@@ -53,11 +53,8 @@ public func switch_before_stdio(_ fd: CInt) {
 public func switch_unread(_ fd: CInt) -> Int {
     guard let session = DescriptorTable.hold(fd) else { return 0 }
     defer { session.drop() }
-    guard session.receivesOnCompanion, let inbox = session.pointee.inbox else { return 0 }
-    let available =
-        (inbox.pointee.produced.load(ordering: .acquiring) & ~Inbox.revoked)
-        &- session.state.pointee.receive.offset.load(ordering: .relaxed)
-    return Int(truncatingIfNeeded: min(available, Limits.smallRing &+ session.pointee.inboxRing))
+    guard session.receivesOnCompanion else { return 0 }
+    return Int(truncatingIfNeeded: min(session.ringBytes, Limits.smallRing &+ session.pointee.inboxRing))
 }
 
 @c @implementation

@@ -88,12 +88,25 @@ enum InterestPool {
             reused.initialize(to: interest)
             return reused
         }
-        if base == nil { base = sys_map(capacity * stride, -1, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE) }
+        if base == nil { base = map() }
         guard let base, used < capacity else { return nil }
         let fresh = (base + used * stride).assumingMemoryBound(to: Interest.self)
         used &+= 1
         fresh.initialize(to: interest)
         return fresh
+    }
+
+    /// Programs that store a descriptor in an event's data (CPython does) leave stray bits above it, often the upper half of some pointer. So
+    /// the lower half of our addresses must not look like a descriptor: a quarter of the way into four gigabytes that nothing else is near.
+    private static func map() -> UnsafeMutableRawPointer? {
+        let length = capacity * stride
+        for upper in 0x1a53..<0x1a5b {
+            let wish = UnsafeMutableRawPointer(bitPattern: upper << 32 | 1 << 30)
+            guard let place = sys_map_near(wish, length, -1, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE) else { return nil }
+            if UInt(bitPattern: place) & 0xffff_ffff >= 1 << 28 { return place }
+            sys_unmap(place, length)
+        }
+        return nil
     }
 
     static func give(_ interest: InterestRef) {

@@ -22,6 +22,7 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
             if count == 0, timeout == 0 || isKernelDue { count = translate(events, askKernel(events, most)) }
             if count > 0 { return settled(CInt(truncatingIfNeeded: count)) }
             if timeout != 0, pointee.hot != nil, spin() { continue }
+            if returnEnded() { continue }
             guard armAll() else {
                 disarmAll()
                 continue
@@ -117,6 +118,32 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
             interest = candidate.pointee.nextHot
         }
         pointee.lock.unlock()
+    }
+
+    /// A session whose interval in the ring is over returns to TCP before the kernel is asked to wake for it. Outside the set's lock, which
+    /// comes after a direction's. True when one has.
+    private func returnEnded() -> Bool {
+        guard let session = endedSession() else { return false }
+        defer { session.drop() }
+        session.returnBeforeSleep()
+        return !session.receivesOnCompanion
+    }
+
+    /// A hot session of that kind, held.
+    private func endedSession() -> SessionRef? {
+        guard pointee.hot != nil else { return nil }
+        pointee.lock.lock()
+        defer { pointee.lock.unlock() }
+        var interest = pointee.hot
+        while let candidate = interest {
+            let session = candidate.pointee.session
+            if session.receivesOnCompanion, session.isAtIntervalEnd {
+                session.pointee.holds.wrappingAdd(1, ordering: .acquiringAndReleasing)
+                return session
+            }
+            interest = candidate.pointee.nextHot
+        }
+        return nil
     }
 
     private var isAnythingReady: Bool {
@@ -230,7 +257,11 @@ extension UnsafeMutablePointer where Pointee == Interest {
         if isPlain, session.receivesOnCompanion, let inbox = session.pointee.inbox {
             let state = session.state
             let produced = inbox.pointee.produced.load(ordering: .acquiring)
-            if produced == state.pointee.receive.offset.load(ordering: .relaxed), !session.hasEnded { return false }
+            if produced == state.pointee.receive.offset.load(ordering: .relaxed), !session.hasEnded,
+                !session.isAtIntervalEnd
+            {
+                return false
+            }
         }
         return isReadyInFull
     }

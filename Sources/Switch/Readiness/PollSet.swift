@@ -121,6 +121,7 @@ struct PollSet {
             asked[i].revents = 0
             DescriptorTable.slot(entries[i].fd).epollSet?.settle()
             guard let session = watched[i].session else { continue }
+            session.returnBeforeSleep()
             watched[i].isFollowed = session.usesCompanion
             guard watched[i].isFollowed else { continue }
             let wanted = wantedBits(i)

@@ -30,11 +30,9 @@ extension UnsafeMutablePointer where Pointee == Session {
     /// Ring bytes that recv would return now, as far as SO_RCVLOWAT counts them.
     @inline(__always)
     var ringIsReadable: Bool {
-        guard let inbox = pointee.inbox else { return false }
-        let word = inbox.pointee.produced.load(ordering: .acquiring)
-        let available = (word & ~Inbox.revoked) &- state.pointee.receive.offset.load(ordering: .relaxed)
+        let available = ringBytes
         return available > 0
-            && (available >= state.pointee.lowWater.load(ordering: .relaxed) || word & Inbox.revoked != 0 || hasEnded)
+            && (available >= state.pointee.lowWater.load(ordering: .relaxed) || intervalHasEnd || hasEnded)
     }
 
     /// The peer said that it has finished, or its end of the companion is closed: TCP must be asked.
@@ -52,12 +50,11 @@ extension UnsafeMutablePointer where Pointee == Session {
         var bits: UInt32 = 0
         if receives, ringIsReadable { bits |= Readiness.input }
         if sends, maySend { bits |= Readiness.output }
-        let revoked =
-            receives && pointee.inbox.unsafelyUnwrapped.pointee.produced.load(ordering: .relaxed) & Inbox.revoked != 0
-        if askKernel || hasEnded || revoked {
+        let isBack = receives && isAtIntervalEnd
+        if askKernel || hasEnded || isBack {
             let kernel = kernelReadiness()
             if kernel & (Readiness.readHangup | Readiness.always) != 0 { lookForTheEnd() }
-            if receives, !revoked {
+            if receives, !isBack {
                 bits |= kernel & (Readiness.readHangup | Readiness.always | Readiness.priority)
                 // The end of the stream is readable, once everything before it is.
                 if kernel & (Readiness.readHangup | Readiness.always) != 0 { bits |= Readiness.input }
@@ -76,11 +73,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     /// TCP has seen the peer finish. If the companion has ended as well, the peer is gone, and may have left bytes unread.
     private func lookForTheEnd() {
         distrust()
-        if stage == Session.Stage.attached, state.pointee.isEnded.load(ordering: .relaxed) == 0,
-            state.pointee.sleepers.load(ordering: .relaxed) == 0
-        {
-            silenceDoorbell()
-        }
+        if stage == Session.Stage.attached, state.pointee.isEnded.load(ordering: .relaxed) == 0 { lookForCompanionsEnd() }
     }
 
     func kernelReadiness() -> UInt32 {

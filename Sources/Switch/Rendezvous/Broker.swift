@@ -36,6 +36,9 @@ enum Broker {
     nonisolated(unsafe) private static var bell: CInt = -1
     private static let bellData: UInt64 = 2
     nonisolated(unsafe) private static var isRunning = false
+    /// Tags in an event's data beside the bell's value.
+    private static let listenerTag: UInt64 = 1
+    private static let sessionTag: UInt64 = 3
 
     // MARK: Listening
 
@@ -48,7 +51,7 @@ enum Broker {
             Process.provider.bind(companion, $0.assumingMemoryBound(to: sockaddr.self), $1)
         }
         guard bound == 0, Process.provider.listen(companion, 1024) == 0,
-            watch(companion, UInt64(UInt(bitPattern: listener)) | 1)
+            watch(companion, UInt64(UInt(bitPattern: listener)) | listenerTag)
         else {
             _ = Process.provider.close(companion)
             return
@@ -94,12 +97,15 @@ enum Broker {
     private static func run() -> UnsafeMutableRawPointer? {
         withUnsafeTemporaryAllocation(of: epoll_event.self, capacity: 64) { events in
             while true {
-                let count = sys_epoll_wait(
-                    set, events.baseAddress, 64, Reclaim.timeout(waiting.load(ordering: .relaxed) > 0 ? 1000 : -1))
+                let limit = Reclaim.timeout(waiting.load(ordering: .relaxed) > 0 ? 1000 : -1)
+                let count = sys_epoll_wait(set, events.baseAddress, 64, Resending.timeout(limit))
                 lock.lock()
                 for i in 0..<max(0, count) { handle(libc_epoll_data(events.baseAddress! + i)) }
                 if waiting.load(ordering: .relaxed) > 0 { expire() }
                 lock.unlock()
+                // Sessions have locks that come before this one.
+                for i in 0..<max(0, count) { followSession(libc_epoll_data(events.baseAddress! + i)) }
+                Resending.look()
                 Reclaim.look()
             }
         }
@@ -115,7 +121,7 @@ enum Broker {
     }
 
     private static func handle(_ data: UInt64) {
-        if data == bellData { return }
+        if data == bellData || data & 3 == sessionTag { return }
         if data & 1 == 1 {
             guard let listener = ListenerRef(bitPattern: UInt(data & ~1)), listener.pointee.companion != 0 else {
                 return
@@ -125,6 +131,36 @@ enum Broker {
         } else if let visitor = VisitorRef(bitPattern: UInt(data)) {
             visitor.pointee.kind == .greeting ? hear(visitor) : dismissIfGone(visitor)
         }
+    }
+
+    // MARK: Companions of sessions
+
+    /// Watches for the end of a session's companion: a peer that calls exec says so by it, and must be answered even if every thread of this
+    /// process is busy elsewhere. Doorbells are no such event, and cost nothing here.
+    static func follow(_ session: SessionRef) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard startThread() else { return }
+        var event = libc_epoll_event(
+            Readiness.readHangup | Readiness.edge, UInt64(UInt(bitPattern: session)) | sessionTag)
+        _ = sys_epoll_ctl(set, EPOLL_CTL_ADD, session.pointee.doorbell, &event)
+    }
+
+    static func unfollow(_ companion: san_socket) {
+        if isRunning { unwatch(companion) }
+    }
+
+    private static func followSession(_ data: UInt64) {
+        guard data & 3 == sessionTag, let session = SessionRef(bitPattern: UInt(data & ~3)) else { return }
+        // Pooled, never unmapped: an event that comes late finds another session, which has nothing to follow.
+        session.pointee.holds.wrappingAdd(1, ordering: .acquiringAndReleasing)
+        defer { session.drop() }
+        guard session.descriptor >= 0, session.stage == Session.Stage.attached else { return }
+        session.lookForCompanionsEnd()
+        session.sending.lock()
+        session.followPeer()
+        _ = session.hasSentAgain()
+        session.sending.unlock()
     }
 
     private static func greet(_ companion: san_socket) {
@@ -360,6 +396,7 @@ enum Broker {
         }
         bell = -1
         Reclaim.forgetInChild()
+        Resending.forgetInChild()
         set = -1
         isRunning = false
     }

@@ -220,6 +220,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     private func finishAttaching() {
         pointee.doorbell = Process.provider.event_descriptor(pointee.companion)
         pointee.stage.store(Session.Stage.attached, ordering: .sequentiallyConsistent)
+        Broker.follow(self)
         log("companion attached", descriptor)
     }
 }

@@ -5,51 +5,36 @@ import Wire
 /// The head of the memory that one end exposes and the other writes: cursors and flags, then the rings from
 /// `Limits.inboxHeader` on. Everything here is the peer's word: read once, checked, never used as an address or a length.
 struct Inbox: ~Copyable {
-    /// Set in `produced` by either side to end the ring at the offset beside it (switch-back).
-    static let revoked: UInt64 = 1 << 63
-
-    /// The offer of a switch-over: stream offset and state in one word, so that nobody accepts an offset that has been
-    /// taken back meanwhile.
-    struct Offer: Equatable {
-        enum State: UInt64 {
-            case none = 0
-            /// By the sender, before the TCP bytes that end at `start`: bytes from there on may travel in the ring.
-            case offered = 1
-            /// By the receiver: from `start` on I read the ring.
-            case accepted = 2
-        }
-
-        let word: UInt64
-        static let none = Offer(word: 0)
-
-        @inline(__always) init(word: UInt64) { self.word = word }
-        @inline(__always) init(_ state: State, at start: UInt64) { word = start << 2 | state.rawValue }
-        @inline(__always) var state: State { State(rawValue: word & 3) ?? .none }
-        @inline(__always) var start: UInt64 { word >> 2 }
-        var accepted: Offer { Offer(.accepted, at: start) }
-    }
+    /// Where the words of each role lie.
+    static let senderWords = 0..<128
+    static let receiverWords = 128..<264
 
     // Line 0: the peer as sender.
-    /// Stream offset up to which the ring holds bytes. Published by the sender's compare-and-exchange; the receiver's
-    /// load (acquire) pairs with it. Never less than consumed, never more than consumed + capacity.
+    /// Stream offset up to which the ring holds bytes. The receiver's load (acquire) pairs with the sender's store. Within an
+    /// interval never less than consumed, never more than consumed + capacity.
     let produced: Atomic<UInt64>
-    /// An Offer. Changed by compare-and-exchange only: by the sender to make it and take it back, by the receiver to accept.
-    let offer: Atomic<UInt64>
+    /// Turns: where the latest interval in the ring begins, stored before the TCP bytes that end there are sent; and where the
+    /// interval of the same number ends, once that is decided.
+    let over: Atomic<UInt64>
+    let back: Atomic<UInt64>
     /// Which ring holds the bytes, and from which offset on (RingShape). Stored before the bytes, published by `produced`.
     let shape: Atomic<UInt64>
     /// 1: the sender has shut its direction down; TCP's FIN says so too, and is believed rather than this.
     let finished: Atomic<UInt32>
     /// The processor that the peer last worked on, plus one: to spin on the same one would only keep the peer from running.
     let processor: Atomic<UInt32>
-    let line0: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
+    let line0: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
     // Line 1: the peer as receiver of what I send.
     /// Stream offset up to which the peer has taken my bytes.
     let consumed: Atomic<UInt64>
+    /// The `over` that the peer follows: it takes no TCP byte beyond it. 0: it reads TCP.
+    let accepted: Atomic<UInt64>
+    /// Where the peer asks the interval of that number to end, since it cannot read the ring any longer.
+    let wish: Atomic<UInt64>
     /// 1: a receiver at the peer sleeps; whoever takes it back to 0 rings the doorbell.
     let receiverAsleep: Atomic<UInt32>
     let pad1: UInt32
-    let line1:
-        (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
+    let line1: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64)
     // Line 2
     /// 1: a sender at the peer sleeps for want of space.
     let senderAsleep: Atomic<UInt32>

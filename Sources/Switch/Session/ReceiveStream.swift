@@ -58,19 +58,23 @@ extension UnsafeMutablePointer where Pointee == Session {
                 receiving.unlock()
                 // MSG_WAITALL could wait here for bytes that will travel in the ring: collected round by round instead. A look at
                 // bytes (MSG_PEEK) cannot be collected; while it waits, no offer is accepted.
-                let received = receiveFromKernel(&vectors, .max, isLook ? flags : flags & ~CInt(MSG_WAITALL))
+                let stays = state.pointee.staysOnTCP.load(ordering: .relaxed) != 0
+                let received = receiveFromKernel(&vectors, .max, isLook || stays ? flags : flags & ~CInt(MSG_WAITALL))
                 state.pointee.receive.inKernel.wrappingSubtract(1, ordering: .sequentiallyConsistent)
-                if received > 0 { acceptAfterReceiving() }
-                if received <= 0 || !all || isLook { return done > 0 && received < 0 ? done : done &+ received }
+                if received > 0, !stays { acceptAfterReceiving() }
+                if received <= 0 || !all || isLook || stays { return done > 0 && received < 0 ? done : done &+ received }
                 done &+= received
                 vectors.advance(received)
                 if vectors.remaining == 0 { return done }
             case .draining:
                 if let outcome = receiveDraining(&vectors, &done, flags) { return outcome }  // unlocks
-            case .returned:
+            case .asking, .returned:
+                let isAnswered = isAnswered()
                 receiving.unlock()
-                let received = receiveFromKernel(&vectors, .max, done > 0 && !all ? flags | CInt(MSG_DONTWAIT) : flags)
-                return done > 0 && received < 0 ? done : done &+ received
+                if isAnswered { continue }
+                if isNonBlocking(flags) || done > 0 { return done > 0 ? done : IOResult.wouldBlock.posix }
+                let code = waitForAnswer()
+                if code != 0 { return IOResult.failed(code).posix }
             case .companion:
                 if let outcome = receiveOnCompanion(&vectors, &done, flags, &deadline) { return outcome }  // unlocks
             }
@@ -79,11 +83,13 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// TCP still holds bytes before the switch-over offset: takes no more than those. Called with the lock, returns without.
     private func receiveDraining(_ vectors: inout Vectors, _ done: inout Int, _ flags: CInt) -> Int? {
-        let left =
-            state.pointee.receive.switchOver.load(ordering: .relaxed)
-            &- state.pointee.receive.offset.load(ordering: .relaxed)
+        let left = bytesBeforeRing
         if left == 0 {
-            enterCompanionReceiving()
+            finishDraining()
+            receiving.unlock()
+            return nil
+        }
+        if dropCancelled() {
             receiving.unlock()
             return nil
         }
@@ -120,13 +126,12 @@ extension UnsafeMutablePointer where Pointee == Session {
     ) -> Int? {
         let inbox = pointee.inbox.unsafelyUnwrapped
         let offset = state.pointee.receive.offset.load(ordering: .relaxed)
-        let word = inbox.pointee.produced.load(ordering: .acquiring)
-        let available = (word & ~Inbox.revoked) &- offset
+        let available = ringBytes
         if available == 0 {
-            if word & Inbox.revoked != 0 {
-                returnReceiving(at: offset)
+            if returnIfDrained() {
                 receiving.unlock()
-                return nil
+                // What TCP has beyond the ring comes with this call only if it need not wait for it.
+                return done > 0 && flags & CInt(MSG_WAITALL) == 0 ? done : nil
             }
             receiving.unlock()
             return receiveNothingYet(&vectors, &done, flags, &deadline)
@@ -179,7 +184,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     @inline(never)
     private func mustWait(forMoreThan available: UInt64, _ wanted: Int, _ done: Int, _ flags: CInt) -> Bool {
         done == 0 && available < UInt64(truncatingIfNeeded: wanted) && !hasEnded && !isNonBlocking(flags)
-            && (pointee.inbox?.pointee.produced.load(ordering: .relaxed) ?? 0) & Inbox.revoked == 0
+            && !intervalHasEnd
     }
 
     private func receiveWhatIsThere(_ vectors: inout Vectors, _ flags: CInt) -> Int {
@@ -199,11 +204,8 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// MSG_PEEK on the ring; with MSG_WAITALL it waits, as TCP does, until all is there or no more will come. Nil: go round again.
     private func look(_ vectors: inout Vectors, _ flags: CInt, _ deadline: inout UInt64) -> Int? {
-        let inbox = pointee.inbox.unsafelyUnwrapped
-        let offset = state.pointee.receive.offset.load(ordering: .relaxed)
-        let word = inbox.pointee.produced.load(ordering: .acquiring)
-        let available = (word & ~Inbox.revoked) &- offset
-        let isAll = flags & CInt(MSG_WAITALL) != 0 && !isNonBlocking(flags) && word & Inbox.revoked == 0 && !hasEnded
+        let available = ringBytes
+        let isAll = flags & CInt(MSG_WAITALL) != 0 && !isNonBlocking(flags) && !intervalHasEnd && !hasEnded
         if isAll, available < UInt64(truncatingIfNeeded: vectors.remaining), available < pointee.inboxRing / 2 {
             if deadline == 0 { deadline = self.deadline(state.pointee.receiveTimeout) }
             let code = wait(forMoreThan: available, deadline)
@@ -221,7 +223,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         defer { receiving.unlock() }
         let inbox = pointee.inbox.unsafelyUnwrapped
         var offset = state.pointee.receive.offset.load(ordering: .relaxed) &+ ahead
-        let end = inbox.pointee.produced.load(ordering: .acquiring) & ~Inbox.revoked
+        let end = inbox.pointee.produced.load(ordering: .acquiring)
         var done = 0
         while end &- offset > 0, end &- offset <= Limits.smallRing &+ pointee.inboxRing, vectors.remaining > 0 {
             let (ring, most) = ringHolding(offset, end &- offset)
@@ -260,7 +262,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         _ = pointee.outbox.unsafelyUnwrapped.pointee.consumed.exchange(offset, ordering: .sequentiallyConsistent)
         let inbox = pointee.inbox.unsafelyUnwrapped
         if inbox.pointee.senderAsleep.load(ordering: .sequentiallyConsistent) != 0 {
-            let used = (inbox.pointee.produced.load(ordering: .relaxed) & ~Inbox.revoked) &- offset
+            let used = inbox.pointee.produced.load(ordering: .relaxed) &- offset
             if used &* 3 <= pointee.inboxRing &* 2 { wake(inbox.pointee.senderAsleep, state.pointee.receive) }
         }
     }
@@ -279,22 +281,14 @@ extension UnsafeMutablePointer where Pointee == Session {
             || state.pointee.receive.isShut.load(ordering: .relaxed) != 0
         {
             // Bytes published before the peer's FIN are visible by now: look once more, then TCP tells how it ended.
-            if inbox.pointee.produced.load(ordering: .acquiring) & ~Inbox.revoked
-                != state.pointee.receive.offset.load(ordering: .relaxed)
-            {
-                return nil
-            }
+            if ringBytes > 0 || hasReturned() { return nil }
             if done > 0 { return done }
             if showsReset() { return IOResult.failed(ECONNRESET).posix }
             return receiveFromKernel(&vectors, .max, flags)
         }
         if isDistrusted, kernelReadiness() & (Readiness.readHangup | Readiness.always) != 0 {
             // TCP has the end, whatever the companion says. Bytes published before it are visible by now.
-            if inbox.pointee.produced.load(ordering: .acquiring) & ~Inbox.revoked
-                != state.pointee.receive.offset.load(ordering: .relaxed)
-            {
-                return nil
-            }
+            if ringBytes > 0 || hasReturned() { return nil }
             let received = receiveFromKernel(&vectors, .max, flags | CInt(MSG_DONTWAIT))
             return done > 0 && received < 0 ? done : done &+ received
         }
@@ -310,8 +304,8 @@ extension UnsafeMutablePointer where Pointee == Session {
         guard state.pointee.isEnded.load(ordering: .relaxed) != 0, state.pointee.send.onPath == .companion,
             pointee.inbox != nil,
             consumedByPeer != state.pointee.send.offset.load(ordering: .relaxed),
-            // A reset that TCP has seen is TCP's to tell.
-            kernelState != CInt(TCP_CLOSE)
+            // A reset that TCP has seen is TCP's to tell; a peer that called exec has not gone.
+            kernelState != CInt(TCP_CLOSE), !peerIsOpen
         else { return false }
         // Once: from here on the sender is back on TCP, which the peer's end has closed.
         sending.lock()

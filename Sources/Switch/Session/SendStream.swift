@@ -75,34 +75,19 @@ extension UnsafeMutablePointer where Pointee == Session {
         while true {
             sending.lock()
             switch state.pointee.send.onPath {
-            case .kernel, .draining:
-                let result = sendBeforeSwitchOver(&vectors, flags)  // unlocks
+            case .kernel, .returned, .draining, .asking:
+                let result = sendByTCP(&vectors, flags)  // unlocks
                 guard let result else { continue }
                 if result < 0 { return done > 0 ? done : result }
                 done &+= result
                 vectors.advance(result)
                 // A piece went out whole: the rest may already belong to the ring. Anything less is TCP's own short count.
                 if result == 0 || vectors.remaining == 0 { return done }
-                guard offsetIsSwitchOver || (result == Limits.piece && !isAboutToSwitch(flags)) else { return done }
-            case .returned:
-                sending.unlock()
-                return sendReturned(&vectors, flags, done)
+                guard isAtAcceptedTurn || (result == Limits.piece && !isAboutToSwitch(flags)) else { return done }
             case .companion:
                 if let outcome = sendOnCompanion(&vectors, &done, flags, &deadline) { return outcome }  // unlocks
             }
         }
-    }
-
-    private var offsetIsSwitchOver: Bool {
-        state.pointee.send.offset.load(ordering: .relaxed) == state.pointee.send.switchOver.load(ordering: .relaxed)
-            && offerIsAccepted
-    }
-
-    /// On TCP for good: plain, counted.
-    private func sendReturned(_ vectors: inout Vectors, _ flags: CInt, _ done: Int) -> Int {
-        let sent = vectors.send(descriptor, limit: .max, flags: flags)
-        if sent > 0 { countKernel(state.pointee.send, sent) }
-        return sent < 0 && done > 0 ? done : max(sent, -1) &+ (sent > 0 ? done : 0)
     }
 
     /// Puts bytes into the ring; nil: go round again (the path may have changed). Called with the lock, returns without.
@@ -110,6 +95,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         -> Int?
     {
         if state.pointee.send.isShut.load(ordering: .relaxed) != 0 || isPeerGone() {
+            followPeer()
             leaveLocked(.companionEnded)
             sending.unlock()
             return nil
@@ -128,7 +114,6 @@ extension UnsafeMutablePointer where Pointee == Session {
         switch putIntoRing(vectors) {
         case .done(let count):
             sending.unlock()
-            if count == 0 { return nil }
             done &+= count
             vectors.advance(count)
             if vectors.remaining == 0 { return done }
@@ -136,7 +121,10 @@ extension UnsafeMutablePointer where Pointee == Session {
             sending.unlock()
             return done > 0 ? done : IOResult.failed(code).posix
         case .wouldBlock:
+            answerWish()
+            let isOver = state.pointee.send.onPath != .companion
             sending.unlock()
+            if isOver { return nil }
         }
         if isNonBlocking(flags) {
             // Writability is an event from now on, as after a short write to TCP (SOCK_NOSPACE).
@@ -151,7 +139,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         return nil
     }
 
-    /// Copies what fits and publishes it. `.done(0)`: the receiver ended the ring; `.wouldBlock`: it is full.
+    /// Copies what fits and publishes it. `.wouldBlock`: the ring is full.
     @inline(__always)
     private func putIntoRing(_ vectors: Vectors) -> IOResult {
         let outbox = pointee.outbox.unsafelyUnwrapped
@@ -186,16 +174,14 @@ extension UnsafeMutablePointer where Pointee == Session {
         }
         outbox.pointee.processor.store(libc_processor(), ordering: .relaxed)
         let next = offset &+ UInt64(truncatingIfNeeded: count)
-        guard
-            outbox.pointee.produced.compareExchange(expected: offset, desired: next, ordering: .sequentiallyConsistent)
-                .exchanged
-        else {
-            ringWasRevoked(at: offset)
-            return .done(0)
-        }
         state.pointee.send.offset.store(next, ordering: .relaxed)
         state.pointee.send.calls.store(state.pointee.send.calls.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
-        wake(pointee.inbox.unsafelyUnwrapped.pointee.receiverAsleep, state.pointee.send)
+        _ = outbox.pointee.produced.exchange(next, ordering: .sequentiallyConsistent)
+        pushRing(at: offset, count: count, shape)
+        let inbox = pointee.inbox.unsafelyUnwrapped
+        wake(inbox.pointee.receiverAsleep, state.pointee.send)
+        // A receiver that stopped before these bytes were there: they go again, by TCP.
+        if inbox.pointee.wish.load(ordering: .sequentiallyConsistent) != 0 { answerWish() }
         return .done(count)
     }
 
@@ -229,7 +215,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         let now = libc_ticks()
         if now &- pointee.livenessChecked.load(ordering: .relaxed) > Spin.ticks(microseconds: 1000) {
             pointee.livenessChecked.store(now, ordering: .relaxed)
-            if state.pointee.sleepers.load(ordering: .relaxed) == 0 { silenceDoorbell() }
+            lookForCompanionsEnd()
         }
         return state.pointee.isEnded.load(ordering: .relaxed) != 0
     }

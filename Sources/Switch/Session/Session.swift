@@ -174,7 +174,10 @@ extension UnsafeMutablePointer where Pointee == Session {
         if let outbox = pointee.outbox { _ = Process.direct.unmap(outbox, Limits.exposed(pointee.outboxRing)) }
         pointee.inbox = nil
         pointee.outbox = nil
-        if pointee.companion != 0 { _ = Process.provider.close(pointee.companion) }
+        if pointee.companion != 0 {
+            Broker.unfollow(pointee.companion)
+            _ = Process.provider.close(pointee.companion)
+        }
         pointee.companion = 0
         pointee.doorbell = -1
     }

@@ -10,19 +10,26 @@ extension UnsafeMutablePointer where Pointee == Session {
     @inline(__always)
     var mayReceive: Bool {
         guard let inbox = pointee.inbox else { return true }
-        let consumed = state.pointee.receive.offset.load(ordering: .relaxed)
-        // A revoked ring looks very full, which is right.
-        return inbox.pointee.produced.load(ordering: .acquiring) &- consumed
-            >= state.pointee.lowWater.load(ordering: .relaxed)
+        return ringBytes >= state.pointee.lowWater.load(ordering: .relaxed)
+            || isAtIntervalEnd
             || inbox.pointee.finished.load(ordering: .relaxed) != 0
             || state.pointee.isEnded.load(ordering: .relaxed) != 0
             || state.pointee.receive.isShut.load(ordering: .relaxed) != 0
     }
 
+    /// Bytes in the ring that have not been taken; what lies behind is none, whatever the peer wrote.
+    @inline(__always)
+    var ringBytes: UInt64 {
+        guard let inbox = pointee.inbox else { return 0 }
+        let distance =
+            inbox.pointee.produced.load(ordering: .acquiring) &- state.pointee.receive.offset.load(ordering: .relaxed)
+        return Int64(bitPattern: distance) > 0 ? distance : 0
+    }
+
     /// Enough of the ring is free for a sleeping writer, by the kernel's rule of thumb (a third); or nothing will ever be.
     @inline(__always)
     var maySend: Bool {
-        guard let outbox = pointee.outbox, pointee.inbox != nil else { return true }
+        guard let inbox = pointee.inbox else { return true }
         let offset = state.pointee.send.offset.load(ordering: .relaxed)
         let consumed = consumedByPeer
         let shape = RingShape(word: state.pointee.send.shape.load(ordering: .relaxed))
@@ -30,7 +37,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         return (shape.isLarge ? room(shape, offset, consumed) >= pointee.outboxRing / 3 : consumed >= shape.from)
             || state.pointee.isEnded.load(ordering: .relaxed) != 0
             || state.pointee.send.isShut.load(ordering: .relaxed) != 0
-            || outbox.pointee.produced.load(ordering: .relaxed) & Inbox.revoked != 0
+            || wishIsOpen(Turn(word: inbox.pointee.wish.load(ordering: .relaxed)))
     }
 
     /// Whether looking may help: the peer, as far as known, runs on another processor.
@@ -51,39 +58,34 @@ extension UnsafeMutablePointer where Pointee == Session {
     func waitToReceive(_ deadline: UInt64) -> CInt {
         if mayReceive { return 0 }
         if maySpin, Spin.until({ mayReceive }) { return 0 }
-        armReceiver()
-        if mayReceive { return 0 }
-        state.pointee.receive.sleeps.wrappingAdd(1, ordering: .relaxed)
-        return sleep(deadline) { mayReceive }
+        return sleep(deadline, arm: armReceiver, state.pointee.receive) { mayReceive }
     }
 
     /// Waits until there is more to look at than `seen` bytes.
     func wait(forMoreThan seen: UInt64, _ deadline: UInt64) -> CInt {
-        func isMore() -> Bool {
-            guard let inbox = pointee.inbox else { return true }
-            return inbox.pointee.produced.load(ordering: .acquiring)
-                &- state.pointee.receive.offset.load(ordering: .relaxed) > seen || hasEnded
-        }
+        func isMore() -> Bool { ringBytes > seen || isAtIntervalEnd || hasEnded }
         if maySpin, Spin.until({ isMore() }) { return 0 }
-        armReceiver()
-        return isMore() ? 0 : sleep(deadline) { isMore() }
+        return sleep(deadline, arm: armReceiver, state.pointee.receive) { isMore() }
     }
 
     func waitToSend(_ deadline: UInt64) -> CInt {
         if maySend { return 0 }
         if maySpin, Spin.until({ maySend }) { return 0 }
-        armSender()
-        if maySend { return 0 }
-        state.pointee.send.sleeps.wrappingAdd(1, ordering: .relaxed)
-        return sleep(deadline) { maySend }
+        return sleep(deadline, arm: armSender, state.pointee.send) { maySend }
     }
 
     /// Sleeps until the doorbell, a signal or `deadline` (nanoseconds, 0 for none). Spurious returns are allowed.
-    private func sleep(_ deadline: UInt64, _ condition: () -> Bool) -> CInt {
+    private func sleep(
+        _ deadline: UInt64, arm: () -> Void, _ direction: borrowing DirectionState, _ condition: () -> Bool
+    ) -> CInt {
         let begin = libc_ticks()
+        // A sleeper before the flag that it sleeps for: nobody else takes the doorbell that answers it.
         let others = state.pointee.sleepers.wrappingAdd(1, ordering: .sequentiallyConsistent).oldValue
         defer { state.pointee.sleepers.wrappingSubtract(1, ordering: .sequentiallyConsistent) }
-        if deadline == 0, others == 0 {
+        arm()
+        if condition() { return 0 }
+        direction.sleeps.wrappingAdd(1, ordering: .relaxed)
+        if deadline == 0, others == 0, pointee.interests == nil {
             // Restarted or interrupted by signals exactly as recv(2) on the TCP socket would be.
             let result = Process.direct.wait_doorbell(pointee.companion)
             silenceDoorbell()
@@ -91,24 +93,32 @@ extension UnsafeMutablePointer where Pointee == Session {
             Spin.learn(slept: libc_ticks() &- begin)
             return result == -EINTR && !condition() ? EINTR : 0
         }
-        // With a time limit recv(2) is never restarted, and poll(2) never is. A second sleeper cannot rely on the
-        // doorbell, which the first may silence for it: it looks every millisecond.
+        // With a time limit recv(2) is never restarted, and poll(2) never is. A second sleeper, or one beside an epoll set, cannot rely on
+        // the doorbell, which the other may silence for it: it looks every millisecond.
         let now = libc_nanoseconds()
         if deadline != 0, now >= deadline { return EAGAIN }
         var nanoseconds = deadline == 0 ? UInt64.max : deadline &- now
-        if others > 0 { nanoseconds = min(nanoseconds, 1_000_000) }
+        let isAlone = others == 0 && pointee.interests == nil
+        if !isAlone { nanoseconds = min(nanoseconds, 1_000_000) }
         var entry = pollfd(fd: pointee.doorbell, events: CShort(POLLIN), revents: 0)
         var timeout = timespec(tv_sec: Int(nanoseconds / 1_000_000_000), tv_nsec: Int(nanoseconds % 1_000_000_000))
         let result = sys_ppoll(&entry, 1, &timeout, nil)
-        if result > 0, others == 0 { silenceDoorbell() }
+        if result > 0, isAlone { silenceDoorbell() }
         if result == -Int(EINTR), !condition() { return EINTR }
-        if result == 0, others == 0, !condition() { return EAGAIN }
+        if result == 0, isAlone, !condition() { return EAGAIN }
         return 0
     }
 
     /// Takes the doorbells that have arrived, and notes the companion's end.
     func silenceDoorbell() {
         if Process.direct.silence_doorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+    }
+
+    /// Notes the companion's end without taking a doorbell, which may be for somebody who is about to sleep.
+    func lookForCompanionsEnd() {
+        if Process.direct.push != nil { return silenceDoorbell() }
+        var entry = pollfd(fd: pointee.doorbell, events: CShort(POLLRDHUP), revents: 0)
+        if sys_poll(&entry, 1, 0) > 0 { companionHasEnded() }
     }
 
     /// The peer's end of the companion is closed: it closed the connection, called exec, or died. TCP knows which.

@@ -109,6 +109,8 @@ typedef struct {
     int (*interrupt)(san_socket socket);
     /* Takes the doorbells that have arrived. 1: there were some; 0: none; -EPIPE: the companion has ended. */
     int (*silence_doorbell)(san_socket socket);
+    /* This end rings no more: the peer's event descriptor shows its end (poll: POLLRDHUP). */
+    int (*finish)(san_socket socket);
     /* NULL where mapped memory is the peer's very own (shared memory). Elsewhere mapped memory is this end's copy of it:
      * `push` brings `length` bytes at `offset` to the peer, after everything pushed before, and is a doorbell as well; the
      * other functions of the table then need not be. It does not wait: what cannot leave at once leaves by itself, in order,
