@@ -291,7 +291,7 @@ private func shmControl(
             },
             ring_doorbell: ringDoorbell, wait_doorbell: waitDoorbell,
             interrupt: { CInt(sys_shutdown(companion($0).pointee.fd, CInt(SHUT_RD))) },
-            silence_doorbell: silenceDoorbell), as: san_direct_memory.self)
+            silence_doorbell: silenceDoorbell, push: nil), as: san_direct_memory.self)
     return 0
 }
 

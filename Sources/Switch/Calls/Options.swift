@@ -18,7 +18,7 @@ public func switch_shutdown(_ fd: CInt, _ how: CInt) -> CInt {
         session.state.pointee.send.isShut.store(1, ordering: .relaxed)
         session.pointee.outbox?.pointee.finished.store(1, ordering: .releasing)
         // The peer's reader may sleep on the companion, where no FIN arrives.
-        if session.stage == Session.Stage.attached { _ = Process.direct.ring_doorbell(session.pointee.companion) }
+        if session.stage == Session.Stage.attached { _ = session.pointee.provider.pointee.direct.ring_doorbell(session.pointee.companion) }
     }
     if writes { session.sending.unlock() }
     if result == 0, how == CInt(SHUT_RD) || how == CInt(SHUT_RDWR) {
@@ -26,7 +26,7 @@ public func switch_shutdown(_ fd: CInt, _ how: CInt) -> CInt {
         if session.stage == Session.Stage.attached,
             session.state.pointee.sleepers.load(ordering: .sequentiallyConsistent) > 0
         {
-            _ = Process.direct.interrupt(session.pointee.companion)
+            _ = session.pointee.provider.pointee.direct.interrupt(session.pointee.companion)
         }
     }
     if result == 0 { session.pathChanged() }

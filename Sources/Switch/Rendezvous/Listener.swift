@@ -3,7 +3,17 @@ import CProvider
 import Libc
 import Synchronization
 
-/// A listening TCP socket and, in the process that is its broker, the rendezvous companion that listens beside it. Pooled
+/// The companion of one provider that listens beside a TCP listener; part of its listener, for as long.
+struct Rendezvous {
+    let listener: ListenerRef
+    var provider: ProviderRef?
+    /// 0: another process is the broker of this address, or nobody.
+    var companion: san_socket = 0
+}
+
+typealias RendezvousRef = UnsafeMutablePointer<Rendezvous>
+
+/// A listening TCP socket and, in the process that is its broker, the rendezvous companions that listen beside it. Pooled
 /// memory, never unmapped.
 struct Listener: ~Copyable {
     /// Descriptor numbers of this process that name it.
@@ -12,11 +22,14 @@ struct Listener: ~Copyable {
     /// find its companion at this rendezvous.
     let sessions = Atomic<UInt32>(0)
     nonisolated(unsafe) var address: SocketAddress
-    /// 0: another process is the broker of this address, or nobody.
-    nonisolated(unsafe) var companion: san_socket = 0
+    /// One for each provider, by its index.
+    nonisolated(unsafe) let rendezvous: RendezvousRef
     nonisolated(unsafe) var next: ListenerRef?
 
-    init(address: SocketAddress) { self.address = address }
+    init(address: SocketAddress, rendezvous: RendezvousRef) {
+        self.address = address
+        self.rendezvous = rendezvous
+    }
 }
 
 typealias ListenerRef = UnsafeMutablePointer<Listener>
@@ -38,7 +51,9 @@ enum Listeners {
             listener.pointee.address = address
         } else {
             listener = ListenerRef.allocate(capacity: 1)
-            listener.initialize(to: Listener(address: address))
+            let rendezvous = RendezvousRef.allocate(capacity: Providers.capacity)
+            rendezvous.initialize(repeating: Rendezvous(listener: listener), count: Providers.capacity)
+            listener.initialize(to: Listener(address: address, rendezvous: rendezvous))
             listener.pointee.next = first
             first = listener
         }
@@ -67,6 +82,18 @@ enum Listeners {
 }
 
 extension UnsafeMutablePointer where Pointee == Listener {
+    /// Calls `body` for each provider that listens here. With `Broker.lock`.
+    func forEachRendezvous(_ body: (RendezvousRef) -> Void) {
+        for i in 0..<Providers.capacity where pointee.rendezvous[i].companion != 0 { body(pointee.rendezvous + i) }
+    }
+
+    /// Whether this process is the broker of the address, for any provider. With `Broker.lock`.
+    var isServed: Bool {
+        var found = false
+        forEachRendezvous { _ in found = true }
+        return found
+    }
+
     var isInUse: Bool {
         pointee.descriptors.load(ordering: .relaxed) != 0 || pointee.sessions.load(ordering: .relaxed) != 0
     }
