@@ -40,6 +40,7 @@ func forkChild() {
             session.pointee.stage.store(Session.Stage.fresh, ordering: .relaxed)
         }
     }
+    Providers.forgetInChild()
     Broker.forgetInChild()
 }
 

@@ -1,50 +1,49 @@
 import CLibc
 import CProvider
 import Libc
+import Registry
 import Synchronization
 import Wire
 
 /// A started provider: its function tables as start-up filled them, and what it says of itself. Never freed: sessions point to it.
 struct Provider: ~Copyable {
-    var functions = san_functions()
+    var functions: san_functions
     /// Memory that both sides address; fetched by GUID.
-    var direct = san_direct_memory()
-    var info = san_provider_info()
+    var direct: san_direct_memory
+    var info: san_provider_info
     /// Place in the arrays that have one entry for each provider, 0 for the embedded one.
     let index: Int
+    /// Where it is registered: name and library, C strings that stay. No library: built in.
+    let name: UnsafePointer<CChar>
+    let library: UnsafePointer<CChar>?
     /// Less is asked first.
     var order: Int
     /// False once its registration is gone: what it carries goes on, nothing new comes to it.
     var isListed = true
+    /// The round of `Providers.rescan` that found it registered last.
+    var round: UInt64 = 0
+    /// False after `cleanup`.
+    var isStarted = true
     /// Companions that are open, listening ones included.
     let sockets = Atomic<Int>(0)
     var subnets = Subnets()
     var next: ProviderRef?
 
-    init(index: Int, order: Int) {
+    init(_ tables: ProviderTables, _ registration: Registration, index: Int) {
+        functions = tables.functions
+        direct = tables.direct
+        info = tables.info
         self.index = index
-        self.order = order
+        name = registration.name
+        library = registration.library
+        order = registration.order
+        subnets.read(functions)
     }
 }
 
 typealias ProviderRef = UnsafeMutablePointer<Provider>
 
 extension UnsafeMutablePointer where Pointee == Provider {
-    /// Calls `start` and fetches the extension functions. 0, or why the provider is refused.
-    func start(_ start: (san_protocol, san_upcalls, inout san_functions, inout san_provider_info) -> CInt) -> CInt {
-        let tcp = san_protocol(family: AF_INET, type: CInt(SOCK_STREAM.rawValue), protocol: CInt(IPPROTO_TCP))
-        let result = start(tcp, Upcalls.table, &pointee.functions, &pointee.info)
-        guard result == 0 else { return result }
-        guard pointee.functions.size >= UInt64(MemoryLayout<san_functions>.size) else { return -ENOTSUP }
-        var guid = SAN_DIRECT_MEMORY
-        let fetched = pointee.functions.ioctl(
-            0, UInt32(SAN_IOCTL_GET_EXTENSION), &guid, MemoryLayout<san_guid>.size, &pointee.direct,
-            MemoryLayout<san_direct_memory>.size)
-        guard fetched == 0 else { return fetched }
-        pointee.subnets.read(pointee.functions)
-        return 0
-    }
-
     /// A new companion, or -errno.
     func socket(_ out: inout san_socket) -> CInt {
         var tcp = san_protocol(family: AF_INET, type: CInt(SOCK_STREAM.rawValue), protocol: CInt(IPPROTO_TCP))
@@ -87,5 +86,13 @@ extension UnsafeMutablePointer where Pointee == Provider {
     var ringBytes: UInt64 {
         let most = UInt64(pointee.info.maximum_ring)
         return most >= 4096 && most < Limits.maximumRing && most & (most &- 1) == 0 ? most : Limits.maximumRing
+    }
+
+    func isRegistered(as registration: Registration) -> Bool {
+        guard strcmp(pointee.name, registration.name) == 0 else { return false }
+        guard let library = pointee.library, let other = registration.library else {
+            return pointee.library == nil && registration.library == nil
+        }
+        return strcmp(library, other) == 0
     }
 }

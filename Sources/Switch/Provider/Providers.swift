@@ -1,6 +1,7 @@
 import CLibc
 import CProvider
 import Libc
+import Registry
 import SANShm
 import Synchronization
 
@@ -19,20 +20,25 @@ enum Providers {
 
     /// Starts the embedded provider. False: everything stays on TCP.
     static func startEmbedded() -> Bool {
-        let provider = ProviderRef.allocate(capacity: 1)
-        provider.initialize(to: Provider(index: 0, order: 50))
-        let result = provider.start { tcp, upcalls, functions, info in
-            shmStartup(
-                version: UInt32(SAN_ABI_VERSION), tcp: tcp, upcalls: upcalls, functions: &functions, info: &info)
-        }
-        guard result == 0 else { return false }
+        var tables = ProviderTables()
+        guard tables.start(shmStartup, upcalls: Upcalls.table, guid: nil) == nil else { return false }
+        let provider = add(tables, Registration(name: ShmIdentity.name, guid: tables.info.guid, library: nil, order: ShmIdentity.order))
+        provider?.pointee.isListed = Choice.position(of: ShmIdentity.name, library: nil) != nil
         embedded = provider
-        insert(provider)
-        return true
+        return provider != nil
     }
 
-    /// Puts a started provider where its order says. With the lock.
-    static func insert(_ provider: ProviderRef) {
+    /// Puts a started provider into the list; nil when it is full. With the lock, or before anybody else looks.
+    static func add(_ tables: ProviderTables, _ registration: Registration) -> ProviderRef? {
+        guard count < capacity else { return nil }
+        let provider = ProviderRef.allocate(capacity: 1)
+        provider.initialize(to: Provider(tables, registration, index: count))
+        count &+= 1
+        insert(provider)
+        return provider
+    }
+
+    private static func insert(_ provider: ProviderRef) {
         var before: ProviderRef?
         var after = first
         while let candidate = after, candidate.pointee.order <= provider.pointee.order {
@@ -41,7 +47,16 @@ enum Providers {
         }
         provider.pointee.next = after
         if let before { before.pointee.next = provider } else { first = provider }
-        count &+= 1
+    }
+
+    /// Puts the list in order after orders have changed. With the lock.
+    static func sort() {
+        var rest = first
+        first = nil
+        while let provider = rest {
+            rest = provider.pointee.next
+            insert(provider)
+        }
     }
 
     /// The provider after `previous` (nil: the first) that may carry the connection between `local` and `peer`.

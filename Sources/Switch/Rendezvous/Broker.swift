@@ -71,13 +71,38 @@ enum Broker {
         log("rendezvous open, port", -1, UInt64(listener.pointee.address.port), UInt64(provider.pointee.index))
     }
 
-    static func stop(_ listener: ListenerRef) {
-        listener.forEachRendezvous { rendezvous in
-            guard let provider = rendezvous.pointee.provider else { return }
-            unwatch(rendezvous.pointee.companion, provider)
-            provider.close(rendezvous.pointee.companion)
-            rendezvous.pointee.companion = 0
+    /// A provider has come: every listener of this process gets its rendezvous (wildcard listeners serve all of its NICs).
+    static func extend() {
+        lock.lock()
+        defer { lock.unlock() }
+        var listener = Listeners.first
+        while let candidate = listener {
+            if candidate.isInUse { serve(candidate) }
+            listener = candidate.pointee.next
         }
+    }
+
+    /// A provider is registered no longer: nobody finds it any more. What it carries goes on.
+    static func withdraw(_ provider: ProviderRef) {
+        lock.lock()
+        defer { lock.unlock() }
+        var listener = Listeners.first
+        while let candidate = listener {
+            let rendezvous = candidate.pointee.rendezvous + provider.pointee.index
+            if rendezvous.pointee.companion != 0 { stop(rendezvous) }
+            listener = candidate.pointee.next
+        }
+    }
+
+    private static func stop(_ rendezvous: RendezvousRef) {
+        guard let provider = rendezvous.pointee.provider else { return }
+        unwatch(rendezvous.pointee.companion, provider)
+        provider.close(rendezvous.pointee.companion)
+        rendezvous.pointee.companion = 0
+    }
+
+    static func stop(_ listener: ListenerRef) {
+        listener.forEachRendezvous { stop($0) }
     }
 
     private static func watch(_ companion: san_socket, _ provider: ProviderRef, _ data: UInt64) -> Bool {

@@ -41,6 +41,7 @@ enum Listeners {
     /// Records that `fd` listens, and opens the rendezvous of its address unless somebody has.
     static func opened(_ fd: CInt) {
         guard Process.prepare(), let address = SocketAddress.local(of: fd) else { return }
+        Providers.refresh()
         Broker.lock.lock()
         defer { Broker.lock.unlock() }
         var found = first

@@ -45,6 +45,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         }
         pointee.tuple = ConnectionTuple(local: local, peer: peer)
         publishAddresses(local, peer)
+        Providers.refresh()
         guard Providers.suitable(after: nil, local, peer) != nil else { return stayOnKernel(.peerNotOnThisHost) }
         guard state.liveHolders == 1 else {
             explain(.sharedBeforeSwitch)
@@ -248,6 +249,6 @@ extension UnsafeMutablePointer where Pointee == Session {
     private func finishAttaching() {
         pointee.doorbell = pointee.provider.pointee.functions.event_descriptor(pointee.companion)
         pointee.stage.store(Session.Stage.attached, ordering: .sequentiallyConsistent)
-        log("companion attached", descriptor)
+        log("companion attached", descriptor, UInt64(pointee.provider.pointee.index))
     }
 }

@@ -91,17 +91,22 @@ typedef struct {
     int (*close)(san_socket socket);
 } san_functions;
 
+__attribute__((visibility("default")))
 int san_startup_ex(uint32_t version, const san_protocol *tcp, const san_upcalls *upcalls, san_functions *functions,
                    san_provider_info *info);
 
 /* Extension functions, by GUID (wsd-requirements 18.1). */
+#define SAN_GUID static const __attribute__((unused))
 #define SAN_GUID_TAIL 0xf58c, 0x11d1, {0xad, 0x6c, 0x00, 0xc0, 0x4f, 0xa3, 0x4a, 0x2d}
-static const san_guid SAN_REGISTER_RDMA_MEMORY = {0xc0b422f7, SAN_GUID_TAIL};
-static const san_guid SAN_DEREGISTER_RDMA_MEMORY = {0xc0b422f8, SAN_GUID_TAIL};
-static const san_guid SAN_RDMA_WRITE = {0xc0b422f9, SAN_GUID_TAIL};
-static const san_guid SAN_RDMA_READ = {0xc0b422fa, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_REGISTER_MEMORY = {0xc0b422f5, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_DEREGISTER_MEMORY = {0xc0b422f6, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_REGISTER_RDMA_MEMORY = {0xc0b422f7, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_DEREGISTER_RDMA_MEMORY = {0xc0b422f8, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_RDMA_WRITE = {0xc0b422f9, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_RDMA_READ = {0xc0b422fa, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_CACHE_CALLBACK = {0xe5da4af8, 0xd824, 0x48cd, {0xa7, 0x99, 0x63, 0x37, 0xa9, 0x8e, 0xd2, 0xaf}};
 /* Ours: memory that both sides address directly, and the doorbell that wakes a peer. */
-static const san_guid SAN_DIRECT_MEMORY = {0x5a4e5357, 0x0001, 0x4d45, {0x4d, 0x4f, 0x52, 0x59, 0, 0, 0, 1}};
+SAN_GUID san_guid SAN_DIRECT_MEMORY = {0x5a4e5357, 0x0001, 0x4d45, {0x4d, 0x4f, 0x52, 0x59, 0, 0, 0, 1}};
 
 typedef struct {
     uint64_t size; /* of this table, bytes */
