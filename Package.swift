@@ -53,7 +53,8 @@ if isEmbedded {
         .executableTarget(
             name: "sanswitch",
             dependencies: [
-                "CProvider", "Libc", "Registry", "SANShm", "SessionState", "Wire", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "CProvider", "Libc", "Registry", "SANShm", "SessionState", "Wire",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: swiftSettings),
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: swiftSettings),
         .testTarget(name: "RegistryTests", dependencies: ["Registry"], swiftSettings: swiftSettings),

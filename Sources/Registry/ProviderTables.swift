@@ -5,7 +5,8 @@ import Libc
 /// Why a provider is not used.
 public struct Refusal {
     public enum Cause: UInt32, CaseIterable {
-        case noLibrary, noStartup, wrongVersion, notStarted, shortTable, missingFunction, otherProvider, badAnswer, unknownBuiltIn
+        case noLibrary, noStartup, wrongVersion, notStarted, shortTable, missingFunction, otherProvider, badAnswer,
+            unknownBuiltIn
         case tooMany
 
         /// For people; `Refusal.what` and `number` say more.
@@ -43,10 +44,11 @@ public struct ProviderTables {
         UInt32, UnsafePointer<san_protocol>, UnsafePointer<san_upcalls>, UnsafeMutablePointer<san_functions>,
         UnsafeMutablePointer<san_provider_info>
     ) -> CInt
-    public typealias Symbol = @convention(c) (
-        UInt32, UnsafePointer<san_protocol>?, UnsafePointer<san_upcalls>?, UnsafeMutablePointer<san_functions>?,
-        UnsafeMutablePointer<san_provider_info>?
-    ) -> CInt
+    public typealias Symbol =
+        @convention(c) (
+            UInt32, UnsafePointer<san_protocol>?, UnsafePointer<san_upcalls>?, UnsafeMutablePointer<san_functions>?,
+            UnsafeMutablePointer<san_provider_info>?
+        ) -> CInt
 
     public var functions = san_functions()
     public var direct = san_direct_memory()
@@ -98,7 +100,9 @@ public struct ProviderTables {
         // An optional function is there or answers EOPNOTSUPP; what nobody knows answers EINVAL (seed 2).
         var other: UInt64 = 0
         answer = extensionAnswer(SAN_RDMA_READ, &other)
-        guard answer == 0 || answer == -EOPNOTSUPP else { return Refusal(.badAnswer, what: "SAN_RDMA_READ", number: -answer) }
+        guard answer == 0 || answer == -EOPNOTSUPP else {
+            return Refusal(.badAnswer, what: "SAN_RDMA_READ", number: -answer)
+        }
         return nil
     }
 

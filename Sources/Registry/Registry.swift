@@ -33,7 +33,9 @@ public enum Registry {
             let exists = stat(directory, &status) == 0
             let changed = exists ? status.st_mtim : timespec()
             if exists, now.tv_sec &- changed.tv_sec < 2 { isFresh = true }
-            for word in [UInt64(exists ? status.st_ino : 0), UInt64(bitPattern: Int64(changed.tv_sec)), UInt64(changed.tv_nsec)] {
+            for word in [
+                UInt64(exists ? status.st_ino : 0), UInt64(bitPattern: Int64(changed.tv_sec)), UInt64(changed.tv_nsec),
+            ] {
                 stamp = (stamp ^ word) &* 0x0000_0100_0000_01b3
             }
         }

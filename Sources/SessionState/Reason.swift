@@ -27,6 +27,8 @@ public enum Reason: UInt32, CaseIterable {
     case unsupportedOption = 16
     case connectionClosed = 17
     case disabled = 18
+    /// The provider failed a call that sets the companion up.
+    case companionFailed = 24
 
     /// One line for people.
     public var text: StaticString {
@@ -50,6 +52,7 @@ public enum Reason: UInt32, CaseIterable {
         case .unsupportedOption: "option that only TCP has"
         case .connectionClosed: "connection closed"
         case .disabled: "switched off"
+        case .companionFailed: "the provider could not set the companion up"
         }
     }
 }

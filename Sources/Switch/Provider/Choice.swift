@@ -9,7 +9,9 @@ enum Choice {
         var found: Int?
         var position = 0
         Registry.forEachItem(list, 0x2c) { item in
-            if found == nil, strcmp(item, name) == 0 || (library.map { strcmp(item, $0) == 0 } ?? false) { found = position }
+            if found == nil, strcmp(item, name) == 0 || (library.map { strcmp(item, $0) == 0 } ?? false) {
+                found = position
+            }
             position += 1
         }
         return found

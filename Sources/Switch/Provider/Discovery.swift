@@ -85,7 +85,9 @@ extension Providers {
     private static func known(_ registration: Registration) -> ProviderRef? {
         var next = first
         while let provider = next {
-            if provider.isRegistered(as: registration) { return provider.pointee.isStarted || restart(provider) ? provider : nil }
+            if provider.isRegistered(as: registration) {
+                return provider.pointee.isStarted || restart(provider) ? provider : nil
+            }
             next = provider.pointee.next
         }
         return nil
@@ -147,7 +149,8 @@ extension Providers {
 
     /// The start-up's counterpart, once nothing of the provider is open.
     private static func clean(_ provider: ProviderRef) {
-        guard provider.pointee.isStarted, provider != embedded, provider.pointee.sockets.load(ordering: .acquiring) == 0 else { return }
+        guard provider.pointee.isStarted, provider != embedded, provider.pointee.sockets.load(ordering: .acquiring) == 0
+        else { return }
         provider.pointee.isStarted = false
         _ = provider.pointee.functions.cleanup()
     }

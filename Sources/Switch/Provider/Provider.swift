@@ -44,43 +44,119 @@ struct Provider: ~Copyable {
 typealias ProviderRef = UnsafeMutablePointer<Provider>
 
 extension UnsafeMutablePointer where Pointee == Provider {
+    /// Calls the provider, whatever it does to errno.
+    @inline(__always)
+    private func call<T>(_ body: () -> T) -> T {
+        let saved = libc_errno()
+        defer { libc_set_errno(saved) }
+        return body()
+    }
+
+    /// The answer of a call that has made `socket`, counted; -EPROTO for a success that is none.
+    private func opened(_ result: CInt, _ socket: san_socket) -> CInt {
+        guard result == 0 else { return result < 0 ? result : -EPROTO }
+        guard socket != 0 else { return -EPROTO }
+        pointee.sockets.wrappingAdd(1, ordering: .relaxed)
+        return 0
+    }
+
     /// A new companion, or -errno.
     func socket(_ out: inout san_socket) -> CInt {
-        var tcp = san_protocol(family: AF_INET, type: CInt(SOCK_STREAM.rawValue), protocol: CInt(IPPROTO_TCP))
-        let result = pointee.functions.socket(&tcp, &out)
-        if result == 0 { pointee.sockets.wrappingAdd(1, ordering: .relaxed) }
-        return result
+        out = 0
+        var tcp = ProviderTables.tcp
+        return opened(call { pointee.functions.socket(&tcp, &out) }, out)
     }
 
     func bind(_ socket: san_socket, _ address: SocketAddress) -> CInt {
-        address.withSocketAddress { pointee.functions.bind(socket, $0.assumingMemoryBound(to: sockaddr.self), $1) }
+        call {
+            address.withSocketAddress { pointee.functions.bind(socket, $0.assumingMemoryBound(to: sockaddr.self), $1) }
+        }
     }
 
+    func listen(_ socket: san_socket) -> CInt { call { pointee.functions.listen(socket, 1024) } }
+
     func connect(_ socket: san_socket, _ address: SocketAddress) -> CInt {
-        address.withSocketAddress { pointee.functions.connect(socket, $0.assumingMemoryBound(to: sockaddr.self), $1) }
+        call {
+            address.withSocketAddress {
+                pointee.functions.connect(socket, $0.assumingMemoryBound(to: sockaddr.self), $1)
+            }
+        }
     }
 
     /// How the connect that answered -EINPROGRESS has ended, or -EINPROGRESS.
     func connectResult(_ socket: san_socket) -> CInt {
-        pointee.functions.ioctl(socket, UInt32(SAN_IOCTL_CONNECT_RESULT), nil, 0, nil, 0)
+        call { pointee.functions.ioctl(socket, UInt32(SAN_IOCTL_CONNECT_RESULT), nil, 0, nil, 0) }
     }
 
     func accept(_ listening: san_socket, _ out: inout san_socket) -> CInt {
-        let result = pointee.functions.accept(listening, &out)
-        if result == 0 { pointee.sockets.wrappingAdd(1, ordering: .relaxed) }
-        return result
+        out = 0
+        return opened(call { pointee.functions.accept(listening, &out) }, out)
+    }
+
+    func duplicate(_ socket: san_socket, to channel: san_socket, _ message: UnsafeRawBufferPointer) -> CInt {
+        call { pointee.functions.duplicate(socket, channel, message.baseAddress, message.count) }
     }
 
     func adopt(_ channel: san_socket, _ out: inout san_socket) -> CInt {
-        let result = pointee.functions.adopt(channel, &out)
-        if result == 0 { pointee.sockets.wrappingAdd(1, ordering: .relaxed) }
-        return result
+        out = 0
+        return opened(call { pointee.functions.adopt(channel, &out) }, out)
+    }
+
+    func setOption(_ socket: san_socket, _ level: CInt, _ name: CInt, _ value: UnsafeRawPointer, _ length: socklen_t)
+        -> CInt
+    {
+        call { pointee.functions.set_option(socket, level, name, value, length) }
+    }
+
+    /// -1 unless it is one that the provider has placed: any other number is, or will be, the program's.
+    func eventDescriptor(_ socket: san_socket) -> CInt {
+        let fd = call { pointee.functions.event_descriptor(socket) }
+        return HiddenDescriptors.isHidden(fd) ? fd : -1
+    }
+
+    func peer(_ socket: san_socket, _ out: inout san_peer) -> CInt { call { pointee.functions.peer(socket, &out) } }
+
+    func send(_ socket: san_socket, _ message: UnsafeRawBufferPointer) -> Bool {
+        call { pointee.functions.send(socket, message.baseAddress, message.count) } == message.count
+    }
+
+    /// The length of a whole message, 0 at the end, or -errno. Never more than there is room for.
+    func receive(_ socket: san_socket, _ buffer: UnsafeMutableRawBufferPointer) -> Int {
+        let count = call { pointee.functions.recv(socket, buffer.baseAddress, buffer.count) }
+        return count <= buffer.count ? count : -Int(EPROTO)
     }
 
     func close(_ socket: san_socket) {
-        _ = pointee.functions.close(socket)
+        _ = call { pointee.functions.close(socket) }
         pointee.sockets.wrappingSubtract(1, ordering: .relaxed)
     }
+
+    /// Memory for the peer to write: where it is, and how many bytes of `descriptor` tell the peer; nil when there is none.
+    func expose(_ socket: san_socket, _ length: Int, _ descriptor: UnsafeMutableRawBufferPointer)
+        -> (UnsafeMutableRawPointer, Int)?
+    {
+        var address: UnsafeMutableRawPointer?
+        var used = descriptor.count
+        let result = call { pointee.direct.expose(socket, length, &address, descriptor.baseAddress, &used) }
+        guard result == 0, let address, used >= 0, used <= descriptor.count else { return nil }
+        return (address, used)
+    }
+
+    func map(_ socket: san_socket, _ descriptor: UnsafeRawBufferPointer, _ length: Int) -> UnsafeMutableRawPointer? {
+        var address: UnsafeMutableRawPointer?
+        let result = call { pointee.direct.map(socket, descriptor.baseAddress, descriptor.count, length, &address) }
+        return result == 0 ? address : nil
+    }
+
+    func unmap(_ address: UnsafeMutableRawPointer, _ length: Int) { _ = call { pointee.direct.unmap(address, length) } }
+
+    func ringDoorbell(_ socket: san_socket) -> CInt { call { pointee.direct.ring_doorbell(socket) } }
+
+    func waitDoorbell(_ socket: san_socket) -> CInt { call { pointee.direct.wait_doorbell(socket) } }
+
+    func interrupt(_ socket: san_socket) { _ = call { pointee.direct.interrupt(socket) } }
+
+    func silenceDoorbell(_ socket: san_socket) -> CInt { call { pointee.direct.silence_doorbell(socket) } }
 
     /// Bytes of large ring that a session of this provider exposes.
     var ringBytes: UInt64 {

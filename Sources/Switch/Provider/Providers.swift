@@ -22,7 +22,9 @@ enum Providers {
     static func startEmbedded() -> Bool {
         var tables = ProviderTables()
         guard tables.start(shmStartup, upcalls: Upcalls.table, guid: nil) == nil else { return false }
-        let provider = add(tables, Registration(name: ShmIdentity.name, guid: tables.info.guid, library: nil, order: ShmIdentity.order))
+        let provider = add(
+            tables, Registration(name: ShmIdentity.name, guid: tables.info.guid, library: nil, order: ShmIdentity.order)
+        )
         provider?.pointee.isListed = Choice.position(of: ShmIdentity.name, library: nil) != nil
         embedded = provider
         return provider != nil

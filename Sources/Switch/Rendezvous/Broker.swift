@@ -63,9 +63,13 @@ enum Broker {
         var companion: san_socket = 0
         guard provider.socket(&companion) == 0 else { return }
         guard provider.bind(companion, listener.pointee.address) == 0,
-            provider.pointee.functions.listen(companion, 1024) == 0,
+            listener.replayOptions(on: companion, of: provider) == 0,
+            provider.listen(companion) == 0,
             watch(companion, provider, UInt64(UInt(bitPattern: rendezvous)) | 1)
-        else { return provider.close(companion) }
+        else {
+            log("rendezvous failed, port", -1, UInt64(listener.pointee.address.port), UInt64(provider.pointee.index))
+            return provider.close(companion)
+        }
         rendezvous.pointee.provider = provider
         rendezvous.pointee.companion = companion
         log("rendezvous open, port", -1, UInt64(listener.pointee.address.port), UInt64(provider.pointee.index))
@@ -107,11 +111,11 @@ enum Broker {
 
     private static func watch(_ companion: san_socket, _ provider: ProviderRef, _ data: UInt64) -> Bool {
         var event = libc_epoll_event(UInt32(EPOLLIN.rawValue), data)
-        return sys_epoll_ctl(set, EPOLL_CTL_ADD, provider.pointee.functions.event_descriptor(companion), &event) == 0
+        return sys_epoll_ctl(set, EPOLL_CTL_ADD, provider.eventDescriptor(companion), &event) == 0
     }
 
     private static func unwatch(_ companion: san_socket, _ provider: ProviderRef) {
-        _ = sys_epoll_ctl(set, EPOLL_CTL_DEL, provider.pointee.functions.event_descriptor(companion), nil)
+        _ = sys_epoll_ctl(set, EPOLL_CTL_DEL, provider.eventDescriptor(companion), nil)
     }
 
     private static func startThread() -> Bool {
@@ -213,7 +217,7 @@ enum Broker {
             ) =
                 (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         let count = withUnsafeMutableBytes(of: &byte) {
-            visitor.pointee.provider.pointee.functions.recv(visitor.pointee.companion, $0.baseAddress!, $0.count)
+            visitor.pointee.provider.receive(visitor.pointee.companion, $0)
         }
         if count != -Int(EAGAIN) { dismiss(visitor) }
     }
@@ -231,7 +235,7 @@ enum Broker {
     private static func hear(_ visitor: VisitorRef) {
         let (companion, provider) = (visitor.pointee.companion, visitor.pointee.provider)
         let message: Message? = withUnsafeTemporaryAllocation(byteCount: Message.size, alignment: 8) { bytes in
-            let count = provider.pointee.functions.recv(companion, bytes.baseAddress, Message.size)
+            let count = provider.receive(companion, bytes)
             if count == -Int(EAGAIN) { return Message?.none }
             guard count == Message.size, let message = Message(UnsafeRawBufferPointer(bytes)),
                 message.kind == .proposal || message.kind == .claim
@@ -288,8 +292,8 @@ enum Broker {
         message.kind = .grant
         withUnsafeTemporaryAllocation(byteCount: Message.size, alignment: 8) { bytes in
             message.encode(into: bytes)
-            _ = proposal.pointee.provider.pointee.functions.duplicate(
-                proposal.pointee.companion, claim.pointee.companion, bytes.baseAddress, Message.size)
+            _ = proposal.pointee.provider.duplicate(
+                proposal.pointee.companion, to: claim.pointee.companion, UnsafeRawBufferPointer(bytes))
         }
         dismiss(proposal)
         dismiss(claim)

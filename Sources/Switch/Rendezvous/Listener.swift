@@ -22,6 +22,9 @@ struct Listener: ~Copyable {
     /// find its companion at this rendezvous.
     let sessions = Atomic<UInt32>(0)
     nonisolated(unsafe) var address: SocketAddress
+    /// The descriptor number that listened, as long as it does, and the options set on it before.
+    nonisolated(unsafe) var descriptor: CInt = -1
+    nonisolated(unsafe) var options = StoredOptions()
     /// One for each provider, by its index.
     nonisolated(unsafe) let rendezvous: RendezvousRef
     nonisolated(unsafe) var next: ListenerRef?
@@ -59,7 +62,8 @@ enum Listeners {
             first = listener
         }
         listener.pointee.descriptors.store(1, ordering: .relaxed)
-        DescriptorTable.exchange(fd, Slot(listener))
+        listener.pointee.descriptor = fd
+        listener.pointee.options = DescriptorTable.exchange(fd, Slot(listener)).options
         Broker.serve(listener)
     }
 
@@ -86,6 +90,12 @@ extension UnsafeMutablePointer where Pointee == Listener {
     /// Calls `body` for each provider that listens here. With `Broker.lock`.
     func forEachRendezvous(_ body: (RendezvousRef) -> Void) {
         for i in 0..<Providers.capacity where pointee.rendezvous[i].companion != 0 { body(pointee.rendezvous + i) }
+    }
+
+    /// Replays the options on a companion that is about to listen. 0 or -errno.
+    func replayOptions(on companion: san_socket, of provider: ProviderRef) -> CInt {
+        guard DescriptorTable.slot(pointee.descriptor).listener == self else { return 0 }
+        return pointee.options.replay(from: pointee.descriptor, on: companion, of: provider)
     }
 
     /// Whether this process is the broker of the address, for any provider. With `Broker.lock`.

@@ -10,7 +10,7 @@ enum PeerCheck {
         -> Bool
     {
         var peer = san_peer(pid: 0, uid: uid_t.max)
-        let result = provider.pointee.functions.peer(companion, &peer)
+        let result = provider.peer(companion, &peer)
         // From another host no user speaks: the provider has checked that the address is the connection's.
         if result == -EOPNOTSUPP { return true }
         guard result == 0, peer.uid != uid_t.max else { return false }

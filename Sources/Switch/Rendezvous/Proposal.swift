@@ -38,10 +38,19 @@ enum Proposal {
         var companion: san_socket = 0
         let opened = provider.socket(&companion)
         guard opened == 0 else {
-            return opened == -EMFILE || opened == -ENFILE ? .descriptorsExhausted : .memoryExhausted
+            return opened == -EMFILE || opened == -ENFILE
+                ? .descriptorsExhausted : opened == -ENOMEM ? .memoryExhausted : .companionFailed
         }
         session.pointee.provider = provider
         session.pointee.companion = companion
+        // At once, to the TCP socket's own address and port, both known by now; then the options; then what brought it about.
+        let stored = StoredOptions(bits: session.pointee.options.load(ordering: .relaxed))
+        guard provider.bind(companion, session.pointee.tuple.local) == 0,
+            stored.replay(from: session.descriptor, on: companion, of: provider) == 0
+        else {
+            session.releaseCompanion()
+            return .companionFailed
+        }
         let connected = provider.connect(companion, session.pointee.tuple.peer)
         if connected == -EINPROGRESS {
             session.pointee.isConnecting = true

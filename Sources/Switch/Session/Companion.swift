@@ -122,9 +122,7 @@ extension UnsafeMutablePointer where Pointee == Session {
             ) =
                 (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         let companion = pointee.companion
-        let count = withUnsafeMutableBytes(of: &bytes) {
-            pointee.provider.pointee.functions.recv(companion, $0.baseAddress!, $0.count)
-        }
+        let count = withUnsafeMutableBytes(of: &bytes) { pointee.provider.receive(companion, $0) }
         if count == -Int(EAGAIN) {
             pointee.nextLook.store(calls &+ (calls < 256 ? 1 : 16), ordering: .relaxed)
             return
@@ -208,14 +206,12 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// Memory for the peer to write, described in `message`.
     func expose(_ message: inout Message) -> Bool {
-        var address: UnsafeMutableRawPointer?
-        var length = 32
+        guard pointee.provider.eventDescriptor(pointee.companion) >= 0 else { return false }
         let ring = pointee.provider.ringBytes
-        let result = withUnsafeMutableBytes(of: &message.descriptor) {
-            pointee.provider.pointee.direct.expose(
-                pointee.companion, Limits.exposed(ring), &address, $0.baseAddress, &length)
+        let exposed = withUnsafeMutableBytes(of: &message.descriptor) {
+            pointee.provider.expose(pointee.companion, Limits.exposed(ring), $0)
         }
-        guard result == 0, let address else { return false }
+        guard let (address, length) = exposed else { return false }
         message.ring = ring
         message.descriptorLength = UInt8(truncatingIfNeeded: length)
         pointee.inbox = address.assumingMemoryBound(to: Inbox.self)
@@ -226,20 +222,18 @@ extension UnsafeMutablePointer where Pointee == Session {
     func transmit(_ message: Message) -> Bool {
         withUnsafeTemporaryAllocation(byteCount: Message.size, alignment: 8) { bytes in
             message.encode(into: bytes)
-            return pointee.provider.pointee.functions.send(pointee.companion, bytes.baseAddress, Message.size)
-                == Message.size
+            return pointee.provider.send(pointee.companion, UnsafeRawBufferPointer(bytes))
         }
     }
 
     private func mapPeer(_ message: Message) -> Bool {
         var message = message
-        var address: UnsafeMutableRawPointer?
-        let result = withUnsafeBytes(of: &message.descriptor) {
-            pointee.provider.pointee.direct.map(
-                pointee.companion, $0.baseAddress, Int(message.descriptorLength), Limits.exposed(message.ring), &address
-            )
+        let address = withUnsafeBytes(of: &message.descriptor) {
+            pointee.provider.map(
+                pointee.companion, UnsafeRawBufferPointer(rebasing: $0[0..<Int(message.descriptorLength)]),
+                Limits.exposed(message.ring))
         }
-        guard result == 0, let address else { return false }
+        guard let address else { return false }
         pointee.outbox = address.assumingMemoryBound(to: Inbox.self)
         pointee.outboxRing = message.ring
         return true
@@ -247,7 +241,7 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// The pair of memories is there: the stage that every call looks at.
     private func finishAttaching() {
-        pointee.doorbell = pointee.provider.pointee.functions.event_descriptor(pointee.companion)
+        pointee.doorbell = pointee.provider.eventDescriptor(pointee.companion)
         pointee.stage.store(Session.Stage.attached, ordering: .sequentiallyConsistent)
         log("companion attached", descriptor, UInt64(pointee.provider.pointee.index))
     }

@@ -39,6 +39,8 @@ struct Session: ~Copyable {
     nonisolated(unsafe) var tuple = ConnectionTuple(
         local: SocketAddress(high: 0, low: 0, port: 0), peer: SocketAddress(high: 0, low: 0, port: 0))
     nonisolated(unsafe) var nonce: (UInt64, UInt64) = (0, 0)
+    /// StoredOptions of the socket.
+    let options = Atomic<UInt32>(0)
     /// Calls before the next look for a companion.
     let nextLook = Atomic<UInt64>(0)
 
@@ -152,6 +154,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         session.pointee.holds.wrappingAdd(1, ordering: .acquiringAndReleasing)
         session.pointee.descriptors.store(1, ordering: .relaxed)
         session.pointee.descriptor.store(fd, ordering: .releasing)
+        session.pointee.options.store(DescriptorTable.slot(fd).options.bits, ordering: .relaxed)
         DescriptorTable.exchange(fd, Slot(session))
         return session
     }
@@ -179,10 +182,10 @@ extension UnsafeMutablePointer where Pointee == Session {
     /// Unmaps the rings and closes the companion.
     func releaseCompanion() {
         if let inbox = pointee.inbox {
-            _ = pointee.provider.pointee.direct.unmap(inbox, Limits.exposed(pointee.inboxRing))
+            pointee.provider.unmap(inbox, Limits.exposed(pointee.inboxRing))
         }
         if let outbox = pointee.outbox {
-            _ = pointee.provider.pointee.direct.unmap(outbox, Limits.exposed(pointee.outboxRing))
+            pointee.provider.unmap(outbox, Limits.exposed(pointee.outboxRing))
         }
         pointee.inbox = nil
         pointee.outbox = nil

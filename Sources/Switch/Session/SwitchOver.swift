@@ -187,7 +187,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         _ = outbox.pointee.produced.bitwiseOr(Inbox.revoked, ordering: .acquiringAndReleasing)
         ringWasRevoked(at: offset)
         explain(reason)
-        if pointee.provider.pointee.direct.ring_doorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+        if pointee.provider.ringDoorbell(pointee.companion) == -EPIPE { companionHasEnded() }
     }
 
     func leaveSending(_ reason: Reason) {

@@ -85,7 +85,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         defer { state.pointee.sleepers.wrappingSubtract(1, ordering: .sequentiallyConsistent) }
         if deadline == 0, others == 0 {
             // Restarted or interrupted by signals exactly as recv(2) on the TCP socket would be.
-            let result = pointee.provider.pointee.direct.wait_doorbell(pointee.companion)
+            let result = pointee.provider.waitDoorbell(pointee.companion)
             silenceDoorbell()
             tellEpollSets()
             Spin.learn(slept: libc_ticks() &- begin)
@@ -108,7 +108,7 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// Takes the doorbells that have arrived, and notes the companion's end.
     func silenceDoorbell() {
-        if pointee.provider.pointee.direct.silence_doorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+        if pointee.provider.silenceDoorbell(pointee.companion) == -EPIPE { companionHasEnded() }
     }
 
     /// The peer's end of the companion is closed: it closed the connection, called exec, or died. TCP knows which.
@@ -147,7 +147,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     private func ring(_ flag: borrowing Atomic<UInt32>, _ direction: borrowing DirectionState) {
         guard flag.exchange(0, ordering: .sequentiallyConsistent) != 0 else { return }
         direction.doorbells.wrappingAdd(1, ordering: .relaxed)
-        if pointee.provider.pointee.direct.ring_doorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+        if pointee.provider.ringDoorbell(pointee.companion) == -EPIPE { companionHasEnded() }
     }
 
     /// The moment at which a wait that starts now fails with EAGAIN; 0 for never.
