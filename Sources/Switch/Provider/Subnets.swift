@@ -1,6 +1,7 @@
 import CLibc
 import CProvider
 import Libc
+import Registry
 
 /// Where a provider can carry connections: within this host, or to what is on-link from the addresses of its NICs.
 struct Subnets {
@@ -12,9 +13,9 @@ struct Subnets {
 
     /// Asks the provider for its list, through a socket of its own as the switch does (seed 0, step 3).
     mutating func read(_ functions: san_functions) {
-        var tcp = san_protocol(family: AF_INET, type: CInt(SOCK_STREAM.rawValue), protocol: CInt(IPPROTO_TCP))
+        var tcp = ProviderTables.tcp
         var socket: san_socket = 0
-        guard functions.socket(&tcp, &socket) == 0 else { return }
+        guard functions.socket(&tcp, &socket) == 0, socket != 0 else { return }
         defer { _ = functions.close(socket) }
         let code = UInt32(SAN_IOCTL_ADDRESS_LIST)
         let needed = functions.ioctl(socket, code, nil, 0, nil, 0)

@@ -166,7 +166,13 @@ enum Broker {
                 let provider = rendezvous.pointee.provider
             else { return }
             var companion: san_socket = 0
-            while provider.accept(rendezvous.pointee.companion, &companion) == 0 { greet(companion, provider) }
+            var result = provider.accept(rendezvous.pointee.companion, &companion)
+            while result == 0 {
+                greet(companion, provider)
+                result = provider.accept(rendezvous.pointee.companion, &companion)
+            }
+            // One that cannot accept would be readable for ever. The next claim that finds nobody listening opens it again.
+            if result != -EAGAIN, result != -EINTR, result != -ECONNABORTED { stop(rendezvous) }
         } else if let visitor = VisitorRef(bitPattern: UInt(data)) {
             visitor.pointee.kind == .greeting ? hear(visitor) : dismissIfGone(visitor)
         }
