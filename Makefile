@@ -25,7 +25,7 @@ HOT := switch_send switch_recv switch_write switch_read sendAttached receiveAtta
 BUILD_PACKAGES := binutils ca-certificates g++ git libc6-dev
 DEMO_PACKAGES := iperf3 python3
 TEST_PACKAGES := $(DEMO_PACKAGES) python3-pytest python3-pytest-timeout redis-server redis-tools memcached nginx-light wrk curl sockperf \
-    netcat-openbsd rsync openssh-server openssh-client postgresql postgresql-contrib socat iproute2 default-jdk-headless nodejs
+    netcat-openbsd rsync openssh-server openssh-client postgresql postgresql-contrib socat iproute2 default-jdk-headless nodejs spin
 
 .PHONY: help
 help: ## Show this list
@@ -85,7 +85,7 @@ bench: toolchain deps build ## Measure beside plain TCP (bench/bench.py)
 
 # ---- Test
 
-.PHONY: test test-tsan test-asan check check-exports check-deps check-size check-hotpath check-startup format lint
+.PHONY: test test-tsan test-asan check check-exports check-deps check-size check-hotpath check-model check-startup format lint
 test: toolchain deps build check ## Build, then run every check and test
 	$(SWIFT) test
 	@$(MAKE) test-tsan test-asan
@@ -97,7 +97,7 @@ test-tsan: toolchain ## The engine's tests under ThreadSanitizer
 test-asan: toolchain ## The engine's tests under AddressSanitizer
 	LSAN_OPTIONS=suppressions=$(CURDIR)/Tests/checks/lsan.supp:print_suppressions=0 $(SWIFT) test --sanitize=address --scratch-path .build-asan
 
-check: check-exports check-deps check-size check-hotpath ## The four checks that `make test` runs first
+check: check-exports check-deps check-size check-hotpath check-model ## The five checks that `make test` runs first
 
 check-exports: ## The library exports exactly the names in preload/exports.map
 	@Tests/checks/exports $(LIBRARY) preload/exports.map
@@ -110,6 +110,9 @@ check-size: ## The stripped library is under 1 MB
 
 check-hotpath: ## No allocation, reference counting or trap on the way of a send or recv
 	@Tests/checks/hotpath $(UNSTRIPPED) $(HOT)
+
+check-model: ## The path-change protocol, in every state of a small model (spin)
+	@$(PYTHON) Tests/protocol/run
 
 check-startup: ## Preloading into /bin/true costs under 0.2 ms
 	@Tests/checks/startup $(LIBRARY) $(STARTUP_LIMIT_US)
