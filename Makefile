@@ -52,6 +52,14 @@ tool: toolchain
 	@strip -o $(TOOL).new .build/release/sanswitch
 	@mv $(TOOL).new $(TOOL)
 
+EXAMPLES := $(patsubst examples/provider/%.c,build/examples/lib%.so,$(wildcard examples/provider/*.c))
+.PHONY: examples
+examples: $(EXAMPLES) ## Build examples/provider into build/examples
+
+build/examples/lib%.so: examples/provider/%.c Sources/CProvider/include/sanswitch/provider.h
+	@mkdir -p $(dir $@)
+	$(CC) -std=c11 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -ISources/CProvider/include -o $@ $<
+
 install: ## Install what `make build` made below PREFIX (/usr/local), DESTDIR in front
 	@test -x $(TOOL) -a -r $(LIBRARY) || { echo "Nothing to install: run \`make build\` first." >&2; exit 1; }
 	install -D -m 755 $(TOOL) $(DESTDIR)$(PREFIX)/bin/sanswitch

@@ -98,7 +98,8 @@ private func publish(_ companion: Companion, _ out: UnsafeMutablePointer<san_soc
     return 0
 }
 
-private func shmSocket(_: UnsafePointer<san_protocol>?, _ out: UnsafeMutablePointer<san_socket>?) -> CInt {
+private func shmSocket(_ tcp: UnsafePointer<san_protocol>?, _ out: UnsafeMutablePointer<san_socket>?) -> CInt {
+    guard let tcp, tcp.pointee.type == CInt(SOCK_STREAM.rawValue) else { return -EPROTOTYPE }
     let fd = sys_socket(AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
     return fd < 0 ? CInt(fd) : make(CInt(fd), out: out)
 }
