@@ -184,7 +184,8 @@ extension UnsafeMutablePointer where Pointee == Session {
         guard state.pointee.receive.onPath == .asking else { return true }
         let offset = state.pointee.receive.offset.load(ordering: .relaxed)
         // A sender that has finished gives no answer, and sends nothing after what is in the ring.
-        guard let end = intervalEnd ?? (peerIsOpen ? nil : UInt64.max >> 1) else { return false }
+        let mayAnswer = peerIsOpen && state.pointee.isEnded.load(ordering: .relaxed) == 0
+        guard let end = intervalEnd ?? (mayAnswer ? nil : UInt64.max >> 1) else { return false }
         let stop = state.pointee.receive.switchBack.load(ordering: .relaxed)
         if Int64(bitPattern: end &- stop) <= 0 {
             returnReceiving(at: stop)
