@@ -27,8 +27,9 @@ var targets: [Target] = [
     module("Libc", ["CLibc"]),
     module("SessionState", ["Libc"]),
     module("Wire", ["Libc"]),
+    module("Registry", ["CLibc", "CProvider", "Libc"]),
     module("SANShm", ["CProvider", "Libc", "Wire"]),
-    module("Switch", ["CLibc", "CProvider", "Libc", "SANShm", "SessionState", "Wire"]),
+    module("Switch", ["CLibc", "CProvider", "Libc", "Registry", "SANShm", "SessionState", "Wire"]),
 ]
 var products: [Product] = []
 var dependencies: [Package.Dependency] = []
@@ -52,10 +53,13 @@ if isEmbedded {
         .executableTarget(
             name: "sanswitch",
             dependencies: [
-                "Libc", "SessionState", "Wire", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                "CProvider", "Libc", "Registry", "SANShm", "SessionState", "Wire",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: swiftSettings),
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: swiftSettings),
-        .testTarget(name: "SwitchTests", dependencies: ["Switch", "SANShm", "CLibc"], swiftSettings: swiftSettings),
+        .testTarget(name: "RegistryTests", dependencies: ["Registry"], swiftSettings: swiftSettings),
+        .testTarget(
+            name: "SwitchTests", dependencies: ["Switch", "SANShm", "CLibc", "Registry"], swiftSettings: swiftSettings),
     ]
 }
 

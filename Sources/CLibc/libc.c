@@ -31,3 +31,12 @@ void libc_log(int descriptor, const char *event, int fd, uint64_t first, uint64_
     if (length > 0) real_write(descriptor, line, (size_t)length);
     errno = saved;
 }
+
+void libc_log_text(int descriptor, const char *event, const char *name, const char *text, int number) {
+    char line[1024];
+    int saved = errno;
+    int length = snprintf(line, sizeof line, "sanswitch[%d]: %s %s: %s (%d)\n", (int)getpid(), event, name, text, number);
+    if (length >= (int)sizeof line) length = sizeof line - 1;
+    if (length > 0) real_write(descriptor, line, (size_t)length);
+    errno = saved;
+}

@@ -1,6 +1,7 @@
 import CLibc
 import CProvider
 import Libc
+import Synchronization
 import Wire
 
 /// The embedded provider: memory shared between two processes of one host. A companion is a connected AF_UNIX stream
@@ -12,6 +13,8 @@ struct Companion {
     var memory: CInt = -1
     /// A companion received by duplication, until `adopt` takes it.
     var adopted: CInt = -1
+    /// The switch's descriptor of this companion; 0 until the upcall gave one.
+    var handle: san_switch_socket = 0
     var bound: SocketAddress?
 }
 
@@ -22,33 +25,47 @@ func companion(_ socket: san_socket) -> Handle { Handle(bitPattern: UInt(socket)
 
 nonisolated(unsafe) var upcalls = san_upcalls()
 
-/// Start-up, in the shape every provider has; `san_startup_ex` of the embedded provider.
+/// How the embedded provider is registered without a file of its own.
+public enum ShmIdentity {
+    public static let order = 50
+    public static var name: UnsafePointer<CChar> {
+        let text: StaticString = "shm"
+        return UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self)
+    }
+    public static var guid: san_guid {
+        san_guid(a: 0x5a4e_5357, b: 0, c: 0x4d45, d: (0x8d, 0x4f, 0x52, 0x59, 0, 0, 0, 1))
+    }
+}
+
+/// Start-ups less clean-ups.
+private let starts = Atomic<Int>(0)
+
+/// `san_startup_ex` of the embedded provider.
 public func shmStartup(
-    version: UInt32, tcp: san_protocol, upcalls given: san_upcalls, functions: inout san_functions,
-    info: inout san_provider_info
+    version: UInt32, tcp: UnsafePointer<san_protocol>, upcalls given: UnsafePointer<san_upcalls>,
+    functions: UnsafeMutablePointer<san_functions>, info: UnsafeMutablePointer<san_provider_info>
 ) -> CInt {
     guard version == SAN_ABI_VERSION else { return -ENOTSUP }
-    guard tcp.type == CInt(SOCK_STREAM.rawValue) else { return -EINVAL }
-    upcalls = given
-    functions = san_functions(
-        size: UInt64(MemoryLayout<san_functions>.size), cleanup: { 0 }, socket: shmSocket, bind: shmBind,
+    guard tcp.pointee.type == CInt(SOCK_STREAM.rawValue) else { return -EINVAL }
+    upcalls = given.pointee
+    starts.wrappingAdd(1, ordering: .relaxed)
+    functions.pointee = san_functions(
+        size: UInt64(MemoryLayout<san_functions>.size), cleanup: shmCleanup, socket: shmSocket, bind: shmBind,
         set_option: { _, _, _, _, _ in 0 }, listen: shmListen, connect: shmConnect, accept: shmAccept,
         event_descriptor: { companion($0).pointee.fd }, peer: shmPeer, send: shmSend, recv: shmReceive,
         ioctl: shmControl,
         duplicate: shmDuplicate, adopt: shmAdopt, close: shmClose)
-    withUnsafeMutableBytes(of: &info.name) { $0.copyBytes(from: [0x73, 0x68, 0x6d] as StaticBytes) }
-    info.maximum_ring = UInt32(Limits.maximumRing)
+    info.pointee = san_provider_info()
+    withUnsafeMutableBytes(of: &info.pointee.name) { memcpy($0.baseAddress!, ShmIdentity.name, 3) }
+    info.pointee.guid = ShmIdentity.guid
+    info.pointee.maximum_ring = UInt32(Limits.maximumRing)
     return 0
 }
 
-/// Three bytes without an array allocation.
-struct StaticBytes: Collection, ExpressibleByArrayLiteral {
-    private var a: UInt8 = 0, b: UInt8 = 0, c: UInt8 = 0
-    init(arrayLiteral elements: UInt8...) { (a, b, c) = (elements[0], elements[1], elements[2]) }
-    var startIndex: Int { 0 }
-    var endIndex: Int { 3 }
-    func index(after i: Int) -> Int { i + 1 }
-    subscript(i: Int) -> UInt8 { i == 0 ? a : i == 1 ? b : c }
+private func shmCleanup() -> CInt {
+    if starts.load(ordering: .relaxed) == 0 { return -EINVAL }
+    starts.wrappingSubtract(1, ordering: .relaxed)
+    return 0
 }
 
 private func adoptDescriptor(_ fd: CInt) -> CInt {
@@ -65,9 +82,18 @@ private func release(_ fd: CInt) {
 
 private func make(_ fd: CInt, out: UnsafeMutablePointer<san_socket>?) -> CInt {
     let placed = adoptDescriptor(fd)
-    guard placed >= 0 else { return placed }
+    return placed < 0 ? placed : publish(Companion(fd: placed), out)
+}
+
+/// The record first, then the switch's handle for it, then our own descriptor to the switch (seed 1).
+private func publish(_ companion: Companion, _ out: UnsafeMutablePointer<san_socket>?) -> CInt {
     let handle = Handle.allocate(capacity: 1)
-    handle.initialize(to: Companion(fd: placed))
+    handle.initialize(to: companion)
+    let result = upcalls.create_socket_handle?(handle, &handle.pointee.handle) ?? 0
+    guard result == 0 else {
+        _ = shmClose(san_socket(UInt(bitPattern: handle)))
+        return result
+    }
     out?.pointee = san_socket(UInt(bitPattern: handle))
     return 0
 }
@@ -82,6 +108,7 @@ private func shmClose(_ socket: san_socket) -> CInt {
     release(handle.pointee.fd)
     release(handle.pointee.memory)
     release(handle.pointee.adopted)
+    if handle.pointee.handle != 0 { upcalls.close_socket_handle?(handle.pointee.handle) }
     handle.deinitialize(count: 1)
     handle.deallocate()
     return 0
@@ -257,12 +284,10 @@ private func shmAdopt(_ channel: san_socket, _ out: UnsafeMutablePointer<san_soc
     guard sys_getsockopt(channel.pointee.adopted, SOL_SOCKET, SO_DOMAIN, &kind, &length) == 0, kind == AF_UNIX else {
         return -EINVAL
     }
-    let handle = Handle.allocate(capacity: 1)
-    handle.initialize(to: Companion(fd: channel.pointee.adopted, memory: channel.pointee.memory))
+    let companion = Companion(fd: channel.pointee.adopted, memory: channel.pointee.memory)
     channel.pointee.adopted = -1
     channel.pointee.memory = -1
-    out?.pointee = san_socket(UInt(bitPattern: handle))
-    return 0
+    return publish(companion, out)
 }
 
 // MARK: Extension functions
@@ -271,11 +296,13 @@ private func shmControl(
     _: san_socket, _ code: UInt32, _ input: UnsafeRawPointer?, _ inputLength: Int, _ output: UnsafeMutableRawPointer?,
     _ outputLength: Int
 ) -> CInt {
+    if code == UInt32(SAN_IOCTL_ADDRESS_LIST) { return -EOPNOTSUPP }
     guard code == UInt32(SAN_IOCTL_GET_EXTENSION), let input, inputLength == MemoryLayout<san_guid>.size else {
         return -EINVAL
     }
     if same(input, SAN_RDMA_READ) || same(input, SAN_RDMA_WRITE) || same(input, SAN_REGISTER_RDMA_MEMORY)
         || same(input, SAN_DEREGISTER_RDMA_MEMORY)
+        || same(input, SAN_REGISTER_MEMORY) || same(input, SAN_DEREGISTER_MEMORY) || same(input, SAN_CACHE_CALLBACK)
     {
         return -EOPNOTSUPP
     }

@@ -28,6 +28,8 @@ public enum Reason: UInt32, CaseIterable {
     case connectionClosed = 17
     case disabled = 18
     case peerReturned = 19
+    /// The provider failed a call that sets the companion up.
+    case companionFailed = 24
 
     /// One line for people.
     public var text: StaticString {
@@ -52,6 +54,7 @@ public enum Reason: UInt32, CaseIterable {
         case .connectionClosed: "connection closed"
         case .disabled: "switched off"
         case .peerReturned: "the peer returned to TCP"
+        case .companionFailed: "the provider could not set the companion up"
         }
     }
 }

@@ -6,6 +6,8 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -132,6 +134,7 @@ static inline struct epoll_event libc_epoll_event(uint32_t events, uint64_t data
 /* Signals blocked and a detached thread started: the switch thread never runs the program's handlers. */
 int libc_start_thread(void *(*body)(void *), void *argument);
 int libc_on_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
-/* One line to the log descriptor; numbers only, no allocation. */
+/* One line to the log descriptor; no allocation. */
 void libc_log(int descriptor, const char *event, int fd, uint64_t first, uint64_t second);
+void libc_log_text(int descriptor, const char *event, const char *name, const char *text, int number);
 #endif

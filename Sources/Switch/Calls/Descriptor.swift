@@ -91,7 +91,7 @@ public func switch_close(_ fd: CInt) -> CInt {
 @c @implementation
 public func switch_closed_by_libc(_ fd: CInt) {
     let slot = DescriptorTable.slot(fd)
-    guard slot.session != nil || slot == .fresh, Process.isOwn else { return }
+    guard slot.session != nil || slot.isFresh, Process.isOwn else { return }
     let taken = DescriptorTable.exchange(fd, .empty)
     taken.session?.forget(fd)
     dismiss(taken, fd)
@@ -107,13 +107,13 @@ public func switch_close_range(_ first: UInt32, _ last: UInt32, _ flags: CInt) -
     var start = first
     for fd in first...min(last, UInt32(DescriptorTable.capacity - 1)) {
         let slot = DescriptorTable.slot(CInt(bitPattern: fd))
-        if slot == .empty || slot == .fresh { continue }
+        if slot == .empty || slot.isFresh { continue }
         if fd > start, real_close_range(start, fd - 1, flags) < 0 { return -1 }
         if slot != .hidden { _ = switch_close(CInt(bitPattern: fd)) }
         start = fd + 1
     }
     for fd in first...min(last, UInt32(DescriptorTable.capacity - 1))
-    where DescriptorTable.slot(CInt(bitPattern: fd)) == .fresh {
+    where DescriptorTable.slot(CInt(bitPattern: fd)).isFresh {
         DescriptorTable.exchange(CInt(bitPattern: fd), .empty)
     }
     return start <= last ? real_close_range(start, last, flags) : 0
@@ -126,7 +126,7 @@ public func switch_closefrom(_ first: CInt) { _ = switch_close_range(UInt32(max(
 private func copied(_ from: CInt, _ to: CInt) {
     let slot = DescriptorTable.slot(from)
     if slot == .empty { return }
-    if slot == .fresh {
+    if slot.isFresh {
         // Two names for a socket that has no session yet: neither is followed, for one would move bytes past the other.
         DescriptorTable.exchange(from, .empty)
         return

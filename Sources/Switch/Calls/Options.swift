@@ -21,7 +21,9 @@ public func switch_shutdown(_ fd: CInt, _ how: CInt) -> CInt {
         session.state.pointee.send.isShut.store(1, ordering: .relaxed)
         session.pointee.outbox?.pointee.finished.store(1, ordering: .releasing)
         // The peer's reader may sleep on the companion, where no FIN arrives.
-        if session.stage == Session.Stage.attached { _ = Process.direct.ring_doorbell(session.pointee.companion) }
+        if session.stage == Session.Stage.attached {
+            _ = session.pointee.provider.ringDoorbell(session.pointee.companion)
+        }
     }
     if writes { session.sending.unlock() }
     if result == 0, how == CInt(SHUT_RD) || how == CInt(SHUT_RDWR) {
@@ -29,7 +31,7 @@ public func switch_shutdown(_ fd: CInt, _ how: CInt) -> CInt {
         if session.stage == Session.Stage.attached,
             session.state.pointee.sleepers.load(ordering: .sequentiallyConsistent) > 0
         {
-            _ = Process.direct.interrupt(session.pointee.companion)
+            session.pointee.provider.interrupt(session.pointee.companion)
         }
     }
     if result == 0 { session.pathChanged() }
@@ -54,12 +56,20 @@ public func switch_getsockopt(
 public func switch_setsockopt(_ fd: CInt, _ level: CInt, _ name: CInt, _ value: UnsafeRawPointer?, _ length: socklen_t)
     -> CInt
 {
-    guard let session = DescriptorTable.hold(fd) else { return real_setsockopt(fd, level, name, value, length) }
+    guard let session = DescriptorTable.hold(fd) else {
+        let result = real_setsockopt(fd, level, name, value, length)
+        if result == 0, DescriptorTable.slot(fd).isFresh {
+            DescriptorTable.note(StoredOptions.bit(level, name), of: fd)
+        }
+        return result
+    }
     defer { session.drop() }
     // kTLS takes the stream over inside the kernel.
     if level == CInt(IPPROTO_TCP), name == TCP_ULP { session.returnToKernel(.unsupportedOption) }
     let result = real_setsockopt(fd, level, name, value, length)
-    guard result == 0, level == SOL_SOCKET else { return result }
+    guard result == 0 else { return result }
+    session.pointee.options.bitwiseOr(StoredOptions.bit(level, name), ordering: .relaxed)
+    guard level == SOL_SOCKET else { return result }
     if name == SO_RCVTIMEO || name == SO_SNDTIMEO { session.readTimeouts() }
     if name == SO_RCVLOWAT, let value, length >= 4 {
         session.state.pointee.lowWater.store(

@@ -1,5 +1,6 @@
 import CLibc
 import Libc
+import Registry
 
 /// What the environment says, read once when the library is loaded: nginx empties its workers' environment, others rewrite it.
 struct Settings {
@@ -12,6 +13,10 @@ struct Settings {
     var afterBytes: UInt64 = 64 << 10
     /// The longest spin before a sleep, microseconds; `SAN_SPIN_US`. 0 on a machine with one processor.
     var spinMicroseconds: UInt64 = 50
+    /// `SAN_PROVIDERS`: the only providers to use, in order; nil for all that are registered. `SAN_PROVIDER_PATH`: where they are.
+    /// Copies: the environment may be gone when they are needed. Not read in a program that gains privilege.
+    var providers: UnsafePointer<CChar>?
+    var providerPath = UnsafeRawPointer(Registry.usualPath.utf8Start).assumingMemoryBound(to: CChar.self)
 
     static func environment(_ name: StaticString) -> UnsafePointer<CChar>? {
         name.withUTF8Buffer { buffer in
@@ -30,6 +35,12 @@ struct Settings {
             i &+= 1
         }
         return value
+    }
+
+    private static func copy(_ name: StaticString) -> UnsafePointer<CChar>? {
+        let text = UnsafeRawPointer(name.utf8Start).assumingMemoryBound(to: CChar.self)
+        guard let value = secure_getenv(text), value.pointee != 0, let copy = strdup(value) else { return nil }
+        return UnsafePointer(copy)
     }
 
     /// The same file under a number that the program will not meet.
@@ -54,6 +65,8 @@ struct Settings {
         if let value = Self.number("SAN_AFTER_CALLS") { afterCalls = value }
         if let value = Self.number("SAN_AFTER_BYTES") { afterBytes = value }
         if let value = Self.number("SAN_SPIN_US") { spinMicroseconds = min(value, 10_000) }
+        providers = Self.copy("SAN_PROVIDERS")
+        if let path = Self.copy("SAN_PROVIDER_PATH") { providerPath = path }
         if sysconf(CInt(_SC_NPROCESSORS_ONLN)) < 2 { spinMicroseconds = 0 }
     }
 }
@@ -64,6 +77,15 @@ nonisolated(unsafe) var settings = Settings()
 @inline(__always)
 func log(_ event: StaticString, _ fd: CInt = -1, _ first: UInt64 = 0, _ second: UInt64 = 0) {
     if settings.log >= 0 { writeLog(event, fd, first, second) }
+}
+
+/// A line that names something.
+@inline(never)
+func logText(_ event: StaticString, _ name: UnsafePointer<CChar>, _ text: StaticString, _ number: CInt = 0) {
+    func characters(_ text: StaticString) -> UnsafePointer<CChar> {
+        UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self)
+    }
+    if settings.log >= 0 { libc_log_text(settings.log, characters(event), name, characters(text), number) }
 }
 
 @inline(never)

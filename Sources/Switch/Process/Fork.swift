@@ -9,6 +9,7 @@ import Synchronization
 func forkPrepare() {
     holdForChild()
     Broker.lock.lock()
+    Providers.lock.lock()
     guardian.lock()
 }
 
@@ -17,12 +18,14 @@ private func holdForChild() { forEachSession { $0.state.addHolder(Process.pid) }
 
 func forkParent() {
     guardian.unlock()
+    Providers.lock.unlock()
     Broker.lock.unlock()
 }
 
 func forkChild() {
     libc_forget_thread_id()
     guardian.reset()
+    Providers.lock.reset()
     Broker.lock.reset()
     let parent = Process.pid
     Process.pid = UInt32(truncatingIfNeeded: sys_getpid())
@@ -37,6 +40,7 @@ func forkChild() {
             session.pointee.stage.store(Session.Stage.fresh, ordering: .relaxed)
         }
     }
+    Providers.forgetInChild()
     Broker.forgetInChild()
 }
 

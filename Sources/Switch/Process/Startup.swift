@@ -14,6 +14,7 @@ public func switch_start() { settings.read() }
 public func switch_stop() {
     guard DescriptorTable.slots != nil, Process.isOwn else { return }
     forEachSession { $0.prepareToClose() }
+    Providers.stop()
 }
 
 /// exec(3): a descriptor that survives names a stream which the next program knows nothing of.

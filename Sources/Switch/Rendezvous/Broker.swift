@@ -11,11 +11,19 @@ struct Visitor {
 
     var kind = Kind.free
     var companion: san_socket = 0
+    var provider: ProviderRef
     var message = Message(
         kind: .claim,
         tuple: ConnectionTuple(local: .init(high: 0, low: 0, port: 0), peer: .init(high: 0, low: 0, port: 0)))
     var expires: UInt64 = 0
     var next: UnsafeMutablePointer<Visitor>?
+}
+
+/// A client's proposal and the companion it came on.
+struct Arrival {
+    let message: Message
+    let companion: san_socket
+    let provider: ProviderRef
 }
 
 typealias VisitorRef = UnsafeMutablePointer<Visitor>
@@ -42,38 +50,75 @@ enum Broker {
 
     // MARK: Listening
 
-    /// Opens the rendezvous beside a TCP listener. Another process may already serve the address: then that is its broker.
+    /// Opens the rendezvous of each provider beside a TCP listener. Another process may already serve the address: then that is
+    /// its broker.
     static func serve(_ listener: ListenerRef) {
+        guard startThread() else { return }
+        var provider = Providers.listening(after: nil, at: listener.pointee.address)
+        while let candidate = provider {
+            if listener.pointee.rendezvous[candidate.pointee.index].companion == 0 { serve(listener, candidate) }
+            provider = Providers.listening(after: candidate, at: listener.pointee.address)
+        }
+    }
+
+    private static func serve(_ listener: ListenerRef, _ provider: ProviderRef) {
+        let rendezvous = listener.pointee.rendezvous + provider.pointee.index
         var companion: san_socket = 0
-        var tcp = san_protocol(family: AF_INET, type: CInt(SOCK_STREAM.rawValue), protocol: CInt(IPPROTO_TCP))
-        guard startThread(), Process.provider.socket(&tcp, &companion) == 0 else { return }
-        let bound = listener.pointee.address.withSocketAddress {
-            Process.provider.bind(companion, $0.assumingMemoryBound(to: sockaddr.self), $1)
-        }
-        guard bound == 0, Process.provider.listen(companion, 1024) == 0,
-            watch(companion, UInt64(UInt(bitPattern: listener)) | listenerTag)
+        guard provider.socket(&companion) == 0 else { return }
+        guard provider.bind(companion, listener.pointee.address) == 0,
+            listener.replayOptions(on: companion, of: provider) == 0,
+            provider.listen(companion) == 0,
+            watch(companion, provider, UInt64(UInt(bitPattern: rendezvous)) | listenerTag)
         else {
-            _ = Process.provider.close(companion)
-            return
+            log("rendezvous failed, port", -1, UInt64(listener.pointee.address.port), UInt64(provider.pointee.index))
+            return provider.close(companion)
         }
-        listener.pointee.companion = companion
-        log("rendezvous open, port", -1, UInt64(listener.pointee.address.port))
+        rendezvous.pointee.provider = provider
+        rendezvous.pointee.companion = companion
+        log("rendezvous open, port", -1, UInt64(listener.pointee.address.port), UInt64(provider.pointee.index))
+    }
+
+    /// A provider has come: every listener of this process gets its rendezvous (wildcard listeners serve all of its NICs).
+    static func extend() {
+        lock.lock()
+        defer { lock.unlock() }
+        var listener = Listeners.first
+        while let candidate = listener {
+            if candidate.isInUse { serve(candidate) }
+            listener = candidate.pointee.next
+        }
+    }
+
+    /// A provider is registered no longer: nobody finds it any more. What it carries goes on.
+    static func withdraw(_ provider: ProviderRef) {
+        lock.lock()
+        defer { lock.unlock() }
+        var listener = Listeners.first
+        while let candidate = listener {
+            let rendezvous = candidate.pointee.rendezvous + provider.pointee.index
+            if rendezvous.pointee.companion != 0 { stop(rendezvous) }
+            listener = candidate.pointee.next
+        }
+    }
+
+    private static func stop(_ rendezvous: RendezvousRef) {
+        guard let provider = rendezvous.pointee.provider else { return }
+        unwatch(rendezvous.pointee.companion, provider)
+        provider.close(rendezvous.pointee.companion)
+        rendezvous.pointee.companion = 0
     }
 
     static func stop(_ listener: ListenerRef) {
-        guard listener.pointee.companion != 0 else { return }
-        unwatch(listener.pointee.companion)
-        _ = Process.provider.close(listener.pointee.companion)
-        listener.pointee.companion = 0
+        listener.forEachRendezvous { stop($0) }
     }
 
-    private static func watch(_ companion: san_socket, _ data: UInt64) -> Bool {
+    private static func watch(_ companion: san_socket, _ provider: ProviderRef, _ data: UInt64) -> Bool {
         var event = libc_epoll_event(UInt32(EPOLLIN.rawValue), data)
-        return sys_epoll_ctl(set, EPOLL_CTL_ADD, Process.provider.event_descriptor(companion), &event) == 0
+        return sys_epoll_ctl(set, EPOLL_CTL_ADD, provider.eventDescriptor(companion), &event) == 0
     }
 
-    private static func unwatch(_ companion: san_socket) {
-        _ = sys_epoll_ctl(set, EPOLL_CTL_DEL, Process.provider.event_descriptor(companion), nil)
+    private static func unwatch(_ companion: san_socket, _ provider: ProviderRef) {
+        _ = sys_epoll_ctl(set, EPOLL_CTL_DEL, provider.eventDescriptor(companion), nil)
     }
 
     private static func startThread() -> Bool {
@@ -123,11 +168,17 @@ enum Broker {
     private static func handle(_ data: UInt64) {
         if data == bellData || data & 3 == sessionTag { return }
         if data & 1 == 1 {
-            guard let listener = ListenerRef(bitPattern: UInt(data & ~1)), listener.pointee.companion != 0 else {
-                return
-            }
+            guard let rendezvous = RendezvousRef(bitPattern: UInt(data & ~1)), rendezvous.pointee.companion != 0,
+                let provider = rendezvous.pointee.provider
+            else { return }
             var companion: san_socket = 0
-            while Process.provider.accept(listener.pointee.companion, &companion) == 0 { greet(companion) }
+            var result = provider.accept(rendezvous.pointee.companion, &companion)
+            while result == 0 {
+                greet(companion, provider)
+                result = provider.accept(rendezvous.pointee.companion, &companion)
+            }
+            // One that cannot accept would be readable for ever. The next claim that finds nobody listening opens it again.
+            if result != -EAGAIN, result != -EINTR, result != -ECONNABORTED { stop(rendezvous) }
         } else if let visitor = VisitorRef(bitPattern: UInt(data)) {
             visitor.pointee.kind == .greeting ? hear(visitor) : dismissIfGone(visitor)
         }
@@ -146,8 +197,8 @@ enum Broker {
         _ = sys_epoll_ctl(set, EPOLL_CTL_ADD, session.pointee.doorbell, &event)
     }
 
-    static func unfollow(_ companion: san_socket) {
-        if isRunning { unwatch(companion) }
+    static func unfollow(_ session: SessionRef) {
+        if isRunning, session.pointee.doorbell >= 0 { _ = sys_epoll_ctl(set, EPOLL_CTL_DEL, session.pointee.doorbell, nil) }
     }
 
     private static func followSession(_ data: UInt64) {
@@ -163,32 +214,32 @@ enum Broker {
         session.sending.unlock()
     }
 
-    private static func greet(_ companion: san_socket) {
+    private static func greet(_ companion: san_socket, _ provider: ProviderRef) {
         guard waiting.load(ordering: .relaxed) < Limits.waitingAtBroker else {
-            _ = Process.provider.close(companion)
-            return
+            return provider.close(companion)
         }
         var visitor = visitors
         while let candidate = visitor, candidate.pointee.kind != .free { visitor = candidate.pointee.next }
         if visitor == nil {
             let fresh = VisitorRef.allocate(capacity: 1)
-            fresh.initialize(to: Visitor(next: visitors))
+            fresh.initialize(to: Visitor(provider: provider, next: visitors))
             visitors = fresh
             visitor = fresh
         }
         guard let visitor else { return }
         visitor.pointee.kind = .greeting
         visitor.pointee.companion = companion
+        visitor.pointee.provider = provider
         visitor.pointee.expires = libc_nanoseconds() &+ Limits.waitingNanoseconds
         waiting.wrappingAdd(1, ordering: .relaxed)
-        if watch(companion, UInt64(UInt(bitPattern: visitor))) { hear(visitor) } else { dismiss(visitor) }
+        if watch(companion, provider, UInt64(UInt(bitPattern: visitor))) { hear(visitor) } else { dismiss(visitor) }
     }
 
     /// Ends a visit, and the companion with it.
     private static func dismiss(_ visitor: VisitorRef) {
         guard visitor.pointee.kind != .free else { return }
-        unwatch(visitor.pointee.companion)
-        _ = Process.provider.close(visitor.pointee.companion)
+        unwatch(visitor.pointee.companion, visitor.pointee.provider)
+        visitor.pointee.provider.close(visitor.pointee.companion)
         forget(visitor)
     }
 
@@ -207,8 +258,9 @@ enum Broker {
                 UInt64, UInt64, UInt64, UInt64, UInt64
             ) =
                 (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-        let companion = visitor.pointee.companion
-        let count = withUnsafeMutableBytes(of: &byte) { Process.provider.recv(companion, $0.baseAddress!, $0.count) }
+        let count = withUnsafeMutableBytes(of: &byte) {
+            visitor.pointee.provider.receive(visitor.pointee.companion, $0)
+        }
         if count != -Int(EAGAIN) { dismiss(visitor) }
     }
 
@@ -223,9 +275,9 @@ enum Broker {
 
     /// Reads a visitor's message and looks for its counterpart.
     private static func hear(_ visitor: VisitorRef) {
-        let companion = visitor.pointee.companion
+        let (companion, provider) = (visitor.pointee.companion, visitor.pointee.provider)
         let message: Message? = withUnsafeTemporaryAllocation(byteCount: Message.size, alignment: 8) { bytes in
-            let count = Process.provider.recv(companion, bytes.baseAddress, Message.size)
+            let count = provider.receive(companion, bytes)
             if count == -Int(EAGAIN) { return Message?.none }
             guard count == Message.size, let message = Message(UnsafeRawBufferPointer(bytes)),
                 message.kind == .proposal || message.kind == .claim
@@ -236,25 +288,32 @@ enum Broker {
             return message
         }
         guard let message else { return }
-        guard PeerCheck.mayActFor(message.tuple, companion: companion) else { return dismiss(visitor) }
+        guard PeerCheck.mayActFor(message.tuple, companion: companion, of: provider) else { return dismiss(visitor) }
         visitor.pointee.message = message
         visitor.pointee.kind = message.kind == .proposal ? .proposal : .claim
         if message.kind == .proposal {
             if let session = claimed(message.tuple.reversed) {
                 // The session's next call takes it (arrival).
                 session.pointee.nextLook.store(0, ordering: .relaxed)
-            } else if let claim = find(.claim, message.tuple.reversed) {
+            } else if let claim = find(.claim, message.tuple.reversed, of: provider) {
                 grant(visitor, to: claim)
             }
-        } else if let proposal = find(.proposal, message.tuple.reversed) {
+        } else if let proposal = find(.proposal, message.tuple.reversed, of: provider) {
             grant(proposal, to: visitor)
         }
     }
 
-    private static func find(_ kind: Visitor.Kind, _ tuple: ConnectionTuple) -> VisitorRef? {
+    /// The visitor with this `tuple`. Only a channel of the same provider can take a companion along.
+    private static func find(_ kind: Visitor.Kind, _ tuple: ConnectionTuple, of provider: ProviderRef? = nil)
+        -> VisitorRef?
+    {
         var visitor = visitors
         while let candidate = visitor {
-            if candidate.pointee.kind == kind, candidate.pointee.message.tuple == tuple { return candidate }
+            if candidate.pointee.kind == kind, candidate.pointee.message.tuple == tuple,
+                provider == nil || candidate.pointee.provider == provider
+            {
+                return candidate
+            }
             visitor = candidate.pointee.next
         }
         return nil
@@ -275,8 +334,8 @@ enum Broker {
         message.kind = .grant
         withUnsafeTemporaryAllocation(byteCount: Message.size, alignment: 8) { bytes in
             message.encode(into: bytes)
-            _ = Process.provider.duplicate(
-                proposal.pointee.companion, claim.pointee.companion, bytes.baseAddress, Message.size)
+            _ = proposal.pointee.provider.duplicate(
+                proposal.pointee.companion, to: claim.pointee.companion, UnsafeRawBufferPointer(bytes))
         }
         dismiss(proposal)
         dismiss(claim)
@@ -288,7 +347,7 @@ enum Broker {
     static func claim(_ session: SessionRef) -> Reason? {
         guard let listener = session.pointee.listener else { return .peerUnaware }
         lock.lock()
-        if listener.pointee.companion != 0 {
+        if listener.isServed {
             if !session.pointee.isClaimed {
                 session.pointee.isClaimed = true
                 session.pointee.nextClaim = claims
@@ -304,23 +363,33 @@ enum Broker {
     }
 
     private static func claimElsewhere(_ session: SessionRef, _ listener: ListenerRef) -> Reason? {
+        let tuple = session.pointee.tuple
+        var provider = Providers.suitable(after: nil, tuple.local, tuple.peer)
+        while let candidate = provider {
+            let reason = claimElsewhere(session, listener, candidate)
+            if reason != .peerUnaware { return reason }
+            provider = Providers.suitable(after: candidate, tuple.local, tuple.peer)
+        }
+        // The broker is gone (a daemon's parent): this process, which accepts, takes its place.
+        lock.lock()
+        if !listener.isServed { serve(listener) }
+        let isMine = listener.isServed
+        lock.unlock()
+        return isMine ? claim(session) : .peerUnaware
+    }
+
+    private static func claimElsewhere(_ session: SessionRef, _ listener: ListenerRef, _ provider: ProviderRef)
+        -> Reason?
+    {
         var channel: san_socket = 0
-        var tcp = san_protocol(family: AF_INET, type: CInt(SOCK_STREAM.rawValue), protocol: CInt(IPPROTO_TCP))
-        guard Process.provider.socket(&tcp, &channel) == 0 else { return .descriptorsExhausted }
-        let connected = listener.pointee.address.withSocketAddress {
-            Process.provider.connect(channel, $0.assumingMemoryBound(to: sockaddr.self), $1)
-        }
+        guard provider.socket(&channel) == 0 else { return .descriptorsExhausted }
+        session.pointee.provider = provider
         session.pointee.companion = channel
-        guard connected == 0 else {
+        guard provider.connect(channel, listener.pointee.address) == 0 else {
             session.releaseCompanion()
-            // The broker is gone (a daemon's parent): this process, which accepts, takes its place.
-            lock.lock()
-            if listener.pointee.companion == 0 { serve(listener) }
-            let isMine = listener.pointee.companion != 0
-            lock.unlock()
-            return isMine ? claim(session) : .peerUnaware
+            return .peerUnaware
         }
-        guard PeerCheck.mayActFor(session.pointee.tuple, companion: channel),
+        guard PeerCheck.mayActFor(session.pointee.tuple, companion: channel, of: provider),
             session.transmit(Message(kind: .claim, tuple: session.pointee.tuple))
         else {
             session.releaseCompanion()
@@ -330,14 +399,16 @@ enum Broker {
     }
 
     /// The client's proposal for a claimed session, once it is there.
-    static func arrival(_ session: SessionRef) -> (message: Message, companion: san_socket)? {
+    static func arrival(_ session: SessionRef) -> Arrival? {
         // Most calls find nothing and must cost nothing: the broker thread leaves word in `waiting`.
         guard waiting.load(ordering: .relaxed) > 0 else { return nil }
         lock.lock()
         defer { lock.unlock() }
         guard let proposal = find(.proposal, session.pointee.tuple.reversed) else { return nil }
-        let result = (proposal.pointee.message, proposal.pointee.companion)
-        unwatch(proposal.pointee.companion)
+        let result = Arrival(
+            message: proposal.pointee.message, companion: proposal.pointee.companion,
+            provider: proposal.pointee.provider)
+        unwatch(proposal.pointee.companion, proposal.pointee.provider)
         forget(proposal)
         remove(session)
         return result
@@ -368,14 +439,16 @@ enum Broker {
     static func forgetInChild() {
         var listener = Listeners.first
         while let candidate = listener {
-            if candidate.pointee.companion != 0 { _ = Process.provider.close(candidate.pointee.companion) }
-            candidate.pointee.companion = 0
+            candidate.forEachRendezvous { rendezvous in
+                rendezvous.pointee.provider?.close(rendezvous.pointee.companion)
+                rendezvous.pointee.companion = 0
+            }
             listener = candidate.pointee.next
         }
         var visitor = visitors
         while let candidate = visitor {
             if candidate.pointee.kind != .free {
-                _ = Process.provider.close(candidate.pointee.companion)
+                candidate.pointee.provider.close(candidate.pointee.companion)
                 forget(candidate)
             }
             visitor = candidate.pointee.next

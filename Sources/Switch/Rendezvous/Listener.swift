@@ -3,7 +3,17 @@ import CProvider
 import Libc
 import Synchronization
 
-/// A listening TCP socket and, in the process that is its broker, the rendezvous companion that listens beside it. Pooled
+/// The companion of one provider that listens beside a TCP listener; part of its listener, for as long.
+struct Rendezvous {
+    let listener: ListenerRef
+    var provider: ProviderRef?
+    /// 0: another process is the broker of this address, or nobody.
+    var companion: san_socket = 0
+}
+
+typealias RendezvousRef = UnsafeMutablePointer<Rendezvous>
+
+/// A listening TCP socket and, in the process that is its broker, the rendezvous companions that listen beside it. Pooled
 /// memory, never unmapped.
 struct Listener: ~Copyable {
     /// Descriptor numbers of this process that name it.
@@ -12,11 +22,17 @@ struct Listener: ~Copyable {
     /// find its companion at this rendezvous.
     let sessions = Atomic<UInt32>(0)
     nonisolated(unsafe) var address: SocketAddress
-    /// 0: another process is the broker of this address, or nobody.
-    nonisolated(unsafe) var companion: san_socket = 0
+    /// The descriptor number that listened, as long as it does, and the options set on it before.
+    nonisolated(unsafe) var descriptor: CInt = -1
+    nonisolated(unsafe) var options = StoredOptions()
+    /// One for each provider, by its index.
+    nonisolated(unsafe) let rendezvous: RendezvousRef
     nonisolated(unsafe) var next: ListenerRef?
 
-    init(address: SocketAddress) { self.address = address }
+    init(address: SocketAddress, rendezvous: RendezvousRef) {
+        self.address = address
+        self.rendezvous = rendezvous
+    }
 }
 
 typealias ListenerRef = UnsafeMutablePointer<Listener>
@@ -28,6 +44,7 @@ enum Listeners {
     /// Records that `fd` listens, and opens the rendezvous of its address unless somebody has.
     static func opened(_ fd: CInt) {
         guard Process.prepare(), let address = SocketAddress.local(of: fd) else { return }
+        Providers.refresh()
         Broker.lock.lock()
         defer { Broker.lock.unlock() }
         var found = first
@@ -38,12 +55,15 @@ enum Listeners {
             listener.pointee.address = address
         } else {
             listener = ListenerRef.allocate(capacity: 1)
-            listener.initialize(to: Listener(address: address))
+            let rendezvous = RendezvousRef.allocate(capacity: Providers.capacity)
+            rendezvous.initialize(repeating: Rendezvous(listener: listener), count: Providers.capacity)
+            listener.initialize(to: Listener(address: address, rendezvous: rendezvous))
             listener.pointee.next = first
             first = listener
         }
         listener.pointee.descriptors.store(1, ordering: .relaxed)
-        DescriptorTable.exchange(fd, Slot(listener))
+        listener.pointee.descriptor = fd
+        listener.pointee.options = DescriptorTable.exchange(fd, Slot(listener)).options
         Broker.serve(listener)
     }
 
@@ -67,6 +87,24 @@ enum Listeners {
 }
 
 extension UnsafeMutablePointer where Pointee == Listener {
+    /// Calls `body` for each provider that listens here. With `Broker.lock`.
+    func forEachRendezvous(_ body: (RendezvousRef) -> Void) {
+        for i in 0..<Providers.capacity where pointee.rendezvous[i].companion != 0 { body(pointee.rendezvous + i) }
+    }
+
+    /// Replays the options on a companion that is about to listen. 0 or -errno.
+    func replayOptions(on companion: san_socket, of provider: ProviderRef) -> CInt {
+        guard DescriptorTable.slot(pointee.descriptor).listener == self else { return 0 }
+        return pointee.options.replay(from: pointee.descriptor, on: companion, of: provider)
+    }
+
+    /// Whether this process is the broker of the address, for any provider. With `Broker.lock`.
+    var isServed: Bool {
+        var found = false
+        forEachRendezvous { _ in found = true }
+        return found
+    }
+
     var isInUse: Bool {
         pointee.descriptors.load(ordering: .relaxed) != 0 || pointee.sessions.load(ordering: .relaxed) != 0
     }

@@ -45,7 +45,8 @@ extension UnsafeMutablePointer where Pointee == Session {
         }
         pointee.tuple = ConnectionTuple(local: local, peer: peer)
         publishAddresses(local, peer)
-        guard Eligibility.isOnThisHost(local: local, peer: peer) else { return stayOnKernel(.peerNotOnThisHost) }
+        Providers.refresh()
+        guard Providers.suitable(after: nil, local, peer) != nil else { return stayOnKernel(.peerNotOnThisHost) }
         guard state.liveHolders == 1 else {
             explain(.sharedBeforeSwitch)
             pointee.stage.store(Session.Stage.fresh, ordering: .releasing)
@@ -54,7 +55,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         readOptions(fd)
         Spin.calibrate()
         let isClient = state.pointee.role.load(ordering: .relaxed) == 1
-        let reason = isClient ? Rendezvous.propose(self) : Broker.claim(self)
+        let reason = isClient ? Proposal.make(self) : Broker.claim(self)
         if let reason {
             explain(reason)
             pointee.stage.store(Session.Stage.fresh, ordering: .releasing)
@@ -109,9 +110,11 @@ extension UnsafeMutablePointer where Pointee == Session {
     /// Has the peer, or the broker, answered? With `setup` held.
     private func lookForAnswer(_ calls: UInt64) {
         if pointee.isClaimed, let arrival = Broker.arrival(self) {
+            pointee.provider = arrival.provider
             return answer(arrival.message, arrival.companion)
         }
         guard pointee.companion != 0 else { return }
+        if pointee.isConnecting, !hasConnected(calls) { return }
         var bytes:
             (
                 UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64,
@@ -119,7 +122,7 @@ extension UnsafeMutablePointer where Pointee == Session {
             ) =
                 (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         let companion = pointee.companion
-        let count = withUnsafeMutableBytes(of: &bytes) { Process.provider.recv(companion, $0.baseAddress!, $0.count) }
+        let count = withUnsafeMutableBytes(of: &bytes) { pointee.provider.receive(companion, $0) }
         if count == -Int(EAGAIN) {
             pointee.nextLook.store(calls &+ (calls < 256 ? 1 : 16), ordering: .relaxed)
             return
@@ -140,17 +143,39 @@ extension UnsafeMutablePointer where Pointee == Session {
         case .acceptance where message.nonce == pointee.nonce: attach(message)
         case .grant where message.tuple == pointee.tuple.reversed:
             var granted: san_socket = 0
-            guard Process.provider.adopt(companion, &granted) == 0 else {
+            guard pointee.provider.adopt(companion, &granted) == 0 else {
                 releaseCompanion()
                 return stayOnKernel(.malformedMessage)
             }
-            _ = Process.provider.close(companion)
+            pointee.provider.close(companion)
             pointee.companion = 0
             answer(message, granted)
         default:
             releaseCompanion()
             stayOnKernel(.malformedMessage)
         }
+    }
+
+    /// Whether the connect that was started has ended well; the proposal is on its way then. With `setup` held.
+    private func hasConnected(_ calls: UInt64) -> Bool {
+        let result = pointee.provider.connectResult(pointee.companion)
+        if result == -EINPROGRESS {
+            pointee.nextLook.store(calls &+ (calls < 256 ? 1 : 16), ordering: .relaxed)
+            return false
+        }
+        pointee.isConnecting = false
+        var reason = Reason.peerUnaware
+        if result == 0 {
+            guard let failure = Proposal.send(self) else { return true }
+            reason = failure
+        } else {
+            releaseCompanion()
+            Proposal.refuse(pointee.tuple.peer)
+        }
+        pointee.nextLook.store(max(calls &* 2, 16), ordering: .relaxed)
+        explain(reason)
+        pointee.stage.store(Session.Stage.fresh, ordering: .releasing)
+        return false
     }
 
     /// Server: exposes memory of its own, tells the client, and is attached.
@@ -181,13 +206,12 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// Memory for the peer to write, described in `message`.
     func expose(_ message: inout Message) -> Bool {
-        var address: UnsafeMutableRawPointer?
-        var length = 32
-        let ring = Limits.maximumRing
-        let result = withUnsafeMutableBytes(of: &message.descriptor) {
-            Process.direct.expose(pointee.companion, Limits.exposed(ring), &address, $0.baseAddress, &length)
+        guard pointee.provider.eventDescriptor(pointee.companion) >= 0 else { return false }
+        let ring = pointee.provider.ringBytes
+        let exposed = withUnsafeMutableBytes(of: &message.descriptor) {
+            pointee.provider.expose(pointee.companion, Limits.exposed(ring), $0)
         }
-        guard result == 0, let address else { return false }
+        guard let (address, length) = exposed else { return false }
         message.ring = ring
         message.descriptorLength = UInt8(truncatingIfNeeded: length)
         pointee.inbox = address.assumingMemoryBound(to: Inbox.self)
@@ -198,19 +222,18 @@ extension UnsafeMutablePointer where Pointee == Session {
     func transmit(_ message: Message) -> Bool {
         withUnsafeTemporaryAllocation(byteCount: Message.size, alignment: 8) { bytes in
             message.encode(into: bytes)
-            return Process.provider.send(pointee.companion, bytes.baseAddress, Message.size) == Message.size
+            return pointee.provider.send(pointee.companion, UnsafeRawBufferPointer(bytes))
         }
     }
 
     private func mapPeer(_ message: Message) -> Bool {
         var message = message
-        var address: UnsafeMutableRawPointer?
-        let result = withUnsafeBytes(of: &message.descriptor) {
-            Process.direct.map(
-                pointee.companion, $0.baseAddress, Int(message.descriptorLength), Limits.exposed(message.ring), &address
-            )
+        let address = withUnsafeBytes(of: &message.descriptor) {
+            pointee.provider.map(
+                pointee.companion, UnsafeRawBufferPointer(rebasing: $0[0..<Int(message.descriptorLength)]),
+                Limits.exposed(message.ring))
         }
-        guard result == 0, let address else { return false }
+        guard let address else { return false }
         pointee.outbox = address.assumingMemoryBound(to: Inbox.self)
         pointee.outboxRing = message.ring
         return true
@@ -218,9 +241,9 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// The pair of memories is there: the stage that every call looks at.
     private func finishAttaching() {
-        pointee.doorbell = Process.provider.event_descriptor(pointee.companion)
+        pointee.doorbell = pointee.provider.eventDescriptor(pointee.companion)
         pointee.stage.store(Session.Stage.attached, ordering: .sequentiallyConsistent)
         Broker.follow(self)
-        log("companion attached", descriptor)
+        log("companion attached", descriptor, UInt64(pointee.provider.pointee.index))
     }
 }

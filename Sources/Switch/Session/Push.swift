@@ -13,7 +13,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     /// `count` bytes put into the ring at `offset`, then the words that publish them.
     @inline(__always)
     func pushRing(at offset: UInt64, count: Int, _ shape: RingShape) {
-        if Process.direct.push != nil { pushRuns(offset, count, shape) }
+        if pointee.provider.copies { pushRuns(offset, count, shape) }
     }
 
     @inline(never)
@@ -30,6 +30,6 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     @inline(__always)
     private func push(_ words: Range<Int>) {
-        if let push = Process.direct.push { _ = push(pointee.companion, words.lowerBound, words.count) }
+        if pointee.provider.copies { _ = pointee.provider.push(pointee.companion, words.lowerBound, words.count) }
     }
 }

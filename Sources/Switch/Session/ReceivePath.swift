@@ -168,7 +168,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         pushReceiver()
         pathChanged()
         // Seen by the peer's switch thread even if all its other threads are busy.
-        _ = Process.direct.finish(pointee.companion)
+        pointee.provider.finish(pointee.companion)
         let limit = libc_nanoseconds() &+ Limits.answerNanoseconds
         while !isAnswered() {
             guard libc_nanoseconds() < limit else {

@@ -142,7 +142,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         pathChanged()
         log("sending returned to TCP at", descriptor, end)
         pushSender()
-        if Process.direct.ring_doorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+        if pointee.provider.ringDoorbell(pointee.companion) == -EPIPE { companionHasEnded() }
     }
 
     /// The more often a direction has returned, the longer it stays.

@@ -39,11 +39,17 @@ struct Session: ~Copyable {
     nonisolated(unsafe) var tuple = ConnectionTuple(
         local: SocketAddress(high: 0, low: 0, port: 0), peer: SocketAddress(high: 0, low: 0, port: 0))
     nonisolated(unsafe) var nonce: (UInt64, UInt64) = (0, 0)
+    /// StoredOptions of the socket.
+    let options = Atomic<UInt32>(0)
     /// Calls before the next look for a companion.
     let nextLook = Atomic<UInt64>(0)
 
     // Written before `stage` becomes attached (release), read after (acquire).
     nonisolated(unsafe) var companion: san_socket = 0
+    /// Whose companion it is; valid at any time.
+    nonisolated(unsafe) var provider: ProviderRef
+    /// The provider has not said yet whether the companion is connected.
+    nonisolated(unsafe) var isConnecting = false
     /// The descriptor whose readability means: a doorbell, or the end of the companion.
     nonisolated(unsafe) var doorbell: CInt = -1
     /// What the peer writes; what I write.
@@ -72,7 +78,10 @@ struct Session: ~Copyable {
     nonisolated(unsafe) var listener: ListenerRef?
     nonisolated(unsafe) var isClaimed = false
 
-    init(state: StateRef) { self.state = state }
+    init(state: StateRef, provider: ProviderRef) {
+        self.state = state
+        self.provider = provider
+    }
 }
 
 typealias SessionRef = UnsafeMutablePointer<Session>
@@ -88,10 +97,11 @@ enum SessionPool {
         defer { guardian.unlock() }
         if free == nil {
             let length = 64 << 10
-            guard let block = sys_map(length, -1, MAP_PRIVATE | MAP_ANONYMOUS) else { return nil }
+            guard let provider = Providers.embedded, let block = sys_map(length, -1, MAP_PRIVATE | MAP_ANONYMOUS)
+            else { return nil }
             for i in (0..<length / stride).reversed() {
                 let session = (block + i * stride).assumingMemoryBound(to: Session.self)
-                session.initialize(to: Session(state: state))
+                session.initialize(to: Session(state: state, provider: provider))
                 session.pointee.nextInPool = free
                 free = session
             }
@@ -144,6 +154,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         session.pointee.holds.wrappingAdd(1, ordering: .acquiringAndReleasing)
         session.pointee.descriptors.store(1, ordering: .relaxed)
         session.pointee.descriptor.store(fd, ordering: .releasing)
+        session.pointee.options.store(DescriptorTable.slot(fd).options.bits, ordering: .relaxed)
         DescriptorTable.exchange(fd, Slot(session))
         return session
     }
@@ -170,14 +181,19 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// Unmaps the rings and closes the companion.
     func releaseCompanion() {
-        if let inbox = pointee.inbox { _ = Process.direct.unmap(inbox, Limits.exposed(pointee.inboxRing)) }
-        if let outbox = pointee.outbox { _ = Process.direct.unmap(outbox, Limits.exposed(pointee.outboxRing)) }
+        if let inbox = pointee.inbox {
+            pointee.provider.unmap(inbox, Limits.exposed(pointee.inboxRing))
+        }
+        if let outbox = pointee.outbox {
+            pointee.provider.unmap(outbox, Limits.exposed(pointee.outboxRing))
+        }
         pointee.inbox = nil
         pointee.outbox = nil
         if pointee.companion != 0 {
-            Broker.unfollow(pointee.companion)
-            _ = Process.provider.close(pointee.companion)
+            Broker.unfollow(self)
+            pointee.provider.close(pointee.companion)
         }
+        pointee.isConnecting = false
         pointee.companion = 0
         pointee.doorbell = -1
     }

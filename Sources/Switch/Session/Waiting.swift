@@ -87,7 +87,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         direction.sleeps.wrappingAdd(1, ordering: .relaxed)
         if deadline == 0, others == 0, pointee.interests == nil {
             // Restarted or interrupted by signals exactly as recv(2) on the TCP socket would be.
-            let result = Process.direct.wait_doorbell(pointee.companion)
+            let result = pointee.provider.waitDoorbell(pointee.companion)
             silenceDoorbell()
             tellEpollSets()
             Spin.learn(slept: libc_ticks() &- begin)
@@ -111,12 +111,12 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// Takes the doorbells that have arrived, and notes the companion's end.
     func silenceDoorbell() {
-        if Process.direct.silence_doorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+        if pointee.provider.silenceDoorbell(pointee.companion) == -EPIPE { companionHasEnded() }
     }
 
     /// Notes the companion's end without taking a doorbell, which may be for somebody who is about to sleep.
     func lookForCompanionsEnd() {
-        if Process.direct.push != nil { return silenceDoorbell() }
+        if pointee.provider.copies { return silenceDoorbell() }
         var entry = pollfd(fd: pointee.doorbell, events: CShort(POLLRDHUP), revents: 0)
         if sys_poll(&entry, 1, 0) > 0 { companionHasEnded() }
     }
@@ -157,7 +157,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     private func ring(_ flag: borrowing Atomic<UInt32>, _ direction: borrowing DirectionState) {
         guard flag.exchange(0, ordering: .sequentiallyConsistent) != 0 else { return }
         direction.doorbells.wrappingAdd(1, ordering: .relaxed)
-        if Process.direct.ring_doorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+        if pointee.provider.ringDoorbell(pointee.companion) == -EPIPE { companionHasEnded() }
     }
 
     /// The moment at which a wait that starts now fails with EAGAIN; 0 for never.

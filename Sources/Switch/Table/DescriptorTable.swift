@@ -22,11 +22,18 @@ struct Slot: Equatable {
     static let hidden = Slot(bits: Kind.hidden.rawValue)
 
     @inline(__always) init(bits: UInt) { self.bits = bits }
+    /// Fresh, with the options set so far.
+    @inline(__always) init(fresh options: StoredOptions) { bits = UInt(options.bits) << 3 | Kind.fresh.rawValue }
     @inline(__always) init(_ session: SessionRef) { bits = UInt(bitPattern: session) | Kind.session.rawValue }
     @inline(__always) init(_ listener: ListenerRef) { bits = UInt(bitPattern: listener) | Kind.listener.rawValue }
     @inline(__always) init(_ set: EpollSetRef) { bits = UInt(bitPattern: set) | Kind.epoll.rawValue }
 
     @inline(__always) var kind: Kind { Kind(rawValue: bits & 7) ?? .none }
+    var isFresh: Bool { kind == .fresh }
+    /// Of a fresh socket.
+    var options: StoredOptions {
+        isFresh ? StoredOptions(bits: UInt32(truncatingIfNeeded: bits >> 3)) : StoredOptions()
+    }
     @inline(__always) var session: SessionRef? {
         bits & 7 == Kind.session.rawValue ? SessionRef(bitPattern: bits & ~7) : nil
     }
@@ -79,6 +86,14 @@ enum DescriptorTable {
         guard let slots, UInt32(bitPattern: fd) < UInt32(capacity) else { return .empty }
         if slot.session != nil, fd >= highWater { sessionsEnd.max(fd &+ 1, ordering: .acquiringAndReleasing) }
         return Slot(bits: slots[Int(truncatingIfNeeded: fd)].exchange(slot.bits, ordering: .acquiringAndReleasing))
+    }
+
+    /// Puts `after` in place if `before` is there.
+    static func compareExchange(_ fd: CInt, _ before: Slot, _ after: Slot) -> Bool {
+        guard let slots, UInt32(bitPattern: fd) < UInt32(capacity) else { return false }
+        return slots[Int(truncatingIfNeeded: fd)].compareExchange(
+            expected: before.bits, desired: after.bits, ordering: .acquiringAndReleasing
+        ).exchanged
     }
 
     /// The session of `fd`, held: it stays valid until `drop`, whatever other threads close meanwhile.

@@ -48,11 +48,19 @@ typedef struct {
     uint32_t maximum_ring;   /* bytes, power of two */
 } san_provider_info;
 
-enum { SAN_EVENT_ACCEPT = 1, SAN_EVENT_CONNECT = 2 };
-enum { SAN_IOCTL_GET_EXTENSION = 1, SAN_IOCTL_ADDRESS_LIST = 2 };
+/* An IP address in network order; IPv4 in its IPv4-mapped form (::ffff:a.b.c.d). */
+typedef struct { uint8_t bytes[16]; } san_address;
+
+/* ADDRESS_LIST: the addresses of the NICs under the provider's control. `out` takes san_address values; the answer is the length
+ * of the whole list in bytes, and nothing is written when `out_length` is less. -EOPNOTSUPP: the provider joins the processes of
+ * one host. Such a provider is chosen for peers on this host; one with a list for connections from one of its addresses to
+ * a peer that needs no router.
+ * CONNECT_RESULT: after `connect` answered -EINPROGRESS, 0, -EINPROGRESS or why it failed. */
+enum { SAN_IOCTL_GET_EXTENSION = 1, SAN_IOCTL_ADDRESS_LIST = 2, SAN_IOCTL_CONNECT_RESULT = 3 };
 
 /* Who is at the other end, as the kernel vouches for it; `uid` is (uid_t)-1 when it cannot. */
 typedef struct { pid_t pid; uid_t uid; } san_peer;
+
 
 typedef struct {
     uint64_t size; /* of this table, bytes */
@@ -61,12 +69,13 @@ typedef struct {
     int (*bind)(san_socket socket, const struct sockaddr *address, socklen_t length);
     int (*set_option)(san_socket socket, int level, int name, const void *value, socklen_t length);
     int (*listen)(san_socket socket, int backlog);
-    /* Starts connecting. 0: connected; -EINPROGRESS: SAN_EVENT_CONNECT follows; -ECONNREFUSED: nobody there is aware. */
+    /* Starts connecting. 0: connected; -EINPROGRESS: ask SAN_IOCTL_CONNECT_RESULT; -ECONNREFUSED: nobody there is aware. */
     int (*connect)(san_socket socket, const struct sockaddr *address, socklen_t length);
     /* Takes one waiting connection, or -EAGAIN. */
     int (*accept)(san_socket listener, san_socket *out);
     /* The descriptor to poll for readability: connections, messages, doorbells, the end of the companion. */
     int (*event_descriptor)(san_socket socket);
+    /* -EOPNOTSUPP: the peer may be on another host. The provider has then made sure that the peer's address is the one it claims. */
     int (*peer)(san_socket socket, san_peer *out);
     /* One whole message of at most SAN_MESSAGE_LIMIT bytes, with the memory exposed on this socket since the last one. */
     ssize_t (*send)(san_socket socket, const void *message, size_t length);
@@ -82,17 +91,22 @@ typedef struct {
     int (*close)(san_socket socket);
 } san_functions;
 
+__attribute__((visibility("default")))
 int san_startup_ex(uint32_t version, const san_protocol *tcp, const san_upcalls *upcalls, san_functions *functions,
                    san_provider_info *info);
 
 /* Extension functions, by GUID (wsd-requirements 18.1). */
+#define SAN_GUID static const __attribute__((unused))
 #define SAN_GUID_TAIL 0xf58c, 0x11d1, {0xad, 0x6c, 0x00, 0xc0, 0x4f, 0xa3, 0x4a, 0x2d}
-static const san_guid SAN_REGISTER_RDMA_MEMORY = {0xc0b422f7, SAN_GUID_TAIL};
-static const san_guid SAN_DEREGISTER_RDMA_MEMORY = {0xc0b422f8, SAN_GUID_TAIL};
-static const san_guid SAN_RDMA_WRITE = {0xc0b422f9, SAN_GUID_TAIL};
-static const san_guid SAN_RDMA_READ = {0xc0b422fa, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_REGISTER_MEMORY = {0xc0b422f5, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_DEREGISTER_MEMORY = {0xc0b422f6, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_REGISTER_RDMA_MEMORY = {0xc0b422f7, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_DEREGISTER_RDMA_MEMORY = {0xc0b422f8, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_RDMA_WRITE = {0xc0b422f9, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_RDMA_READ = {0xc0b422fa, SAN_GUID_TAIL};
+SAN_GUID san_guid SAN_CACHE_CALLBACK = {0xe5da4af8, 0xd824, 0x48cd, {0xa7, 0x99, 0x63, 0x37, 0xa9, 0x8e, 0xd2, 0xaf}};
 /* Ours: memory that both sides address directly, and the doorbell that wakes a peer. */
-static const san_guid SAN_DIRECT_MEMORY = {0x5a4e5357, 0x0001, 0x4d45, {0x4d, 0x4f, 0x52, 0x59, 0, 0, 0, 1}};
+SAN_GUID san_guid SAN_DIRECT_MEMORY = {0x5a4e5357, 0x0001, 0x4d45, {0x4d, 0x4f, 0x52, 0x59, 0, 0, 0, 1}};
 
 typedef struct {
     uint64_t size; /* of this table, bytes */

@@ -1,0 +1,88 @@
+import CLibc
+import CProvider
+import Libc
+import SessionState
+import Synchronization
+import Wire
+
+/// The client's side of the rendezvous, and who is known to be unaware.
+enum Proposal {
+    /// Servers that refused lately, by hash of address and port: until when, nanoseconds. A collision costs a wait, no error.
+    nonisolated(unsafe) private static var refused: (key: UInt64, until: UInt64) = (0, 0)
+
+    private static func key(_ server: SocketAddress) -> UInt64 {
+        server.high ^ server.low &* 31 ^ UInt64(server.port) << 48
+    }
+
+    /// Proposes a companion for a connected client session, of the first suitable provider that finds the peer aware. Nil:
+    /// proposed, or about to be; else why not.
+    static func make(_ session: SessionRef) -> Reason? {
+        let tuple = session.pointee.tuple
+        if refused.key == key(tuple.peer), libc_nanoseconds() < refused.until { return .peerUnaware }
+        var reason = Reason.peerNotOnThisHost
+        var provider = Providers.suitable(after: nil, tuple.local, tuple.peer)
+        while let candidate = provider {
+            guard let failure = make(session, candidate) else { return nil }
+            reason = failure
+            provider = Providers.suitable(after: candidate, tuple.local, tuple.peer)
+        }
+        if reason == .peerUnaware { refuse(tuple.peer) }
+        return reason
+    }
+
+    static func refuse(_ server: SocketAddress) {
+        refused = (key(server), libc_nanoseconds() &+ Limits.unawareNanoseconds)
+    }
+
+    private static func make(_ session: SessionRef, _ provider: ProviderRef) -> Reason? {
+        var companion: san_socket = 0
+        let opened = provider.socket(&companion)
+        guard opened == 0 else {
+            return opened == -EMFILE || opened == -ENFILE
+                ? .descriptorsExhausted : opened == -ENOMEM ? .memoryExhausted : .companionFailed
+        }
+        session.pointee.provider = provider
+        session.pointee.companion = companion
+        // At once, to the TCP socket's own address and port, both known by now; then the options; then what brought it about.
+        let stored = StoredOptions(bits: session.pointee.options.load(ordering: .relaxed))
+        guard provider.bind(companion, session.pointee.tuple.local) == 0,
+            stored.replay(from: session.descriptor, on: companion, of: provider) == 0
+        else {
+            session.releaseCompanion()
+            return .companionFailed
+        }
+        let connected = provider.connect(companion, session.pointee.tuple.peer)
+        if connected == -EINPROGRESS {
+            session.pointee.isConnecting = true
+            log("companion connecting", session.descriptor)
+            return nil
+        }
+        guard connected == 0 else {
+            session.releaseCompanion()
+            return .peerUnaware
+        }
+        return send(session)
+    }
+
+    /// The companion is connected: says which TCP connection it belongs to. Nil: done; else why not, and the companion is gone.
+    static func send(_ session: SessionRef) -> Reason? {
+        guard
+            PeerCheck.mayActFor(
+                session.pointee.tuple.reversed, companion: session.pointee.companion, of: session.pointee.provider)
+        else {
+            session.releaseCompanion()
+            return .peerNotOwner
+        }
+        var proposal = Message(kind: .proposal, tuple: session.pointee.tuple)
+        withUnsafeMutableBytes(of: &session.pointee.nonce) {
+            _ = getrandom($0.baseAddress!, $0.count, UInt32(GRND_NONBLOCK))
+        }
+        proposal.nonce = session.pointee.nonce
+        guard session.expose(&proposal), session.transmit(proposal) else {
+            session.releaseCompanion()
+            return .memoryExhausted
+        }
+        log("companion proposed", session.descriptor)
+        return nil
+    }
+}
