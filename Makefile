@@ -89,7 +89,7 @@ bench: toolchain deps build ## Measure beside plain TCP (bench/bench.py)
 test: toolchain deps build check ## Build, then run every check and test
 	$(SWIFT) test
 	@$(MAKE) test-tsan test-asan
-	$(PYTHON) -m pytest Tests/programs Tests/model -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
+	$(PYTHON) -m pytest Tests/tool Tests/programs Tests/model -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
 
 test-tsan: toolchain ## The engine's tests under ThreadSanitizer
 	$(SWIFT) test --sanitize=thread --scratch-path .build-tsan
