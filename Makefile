@@ -58,6 +58,7 @@ install: ## Install what `make build` made below PREFIX (/usr/local), DESTDIR in
 	install -D -m 755 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/libsanswitch.so
 	install -D -m 644 Sources/CProvider/include/sanswitch/provider.h $(DESTDIR)$(PREFIX)/include/sanswitch/provider.h
 	install -D -m 644 man/sanswitch.1 $(DESTDIR)$(PREFIX)/share/man/man1/sanswitch.1
+	install -D -m 644 man/sanswitch.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/sanswitch.conf.5
 
 clean: ## Remove everything that was built
 	rm -rf build .build .build-embedded .build-tsan .build-asan
@@ -85,7 +86,7 @@ bench: toolchain deps build ## Measure beside plain TCP (bench/bench.py)
 
 # ---- Test
 
-.PHONY: test test-tsan test-asan check check-exports check-deps check-size check-hotpath check-startup format lint
+.PHONY: test test-tsan test-asan check check-exports check-deps check-size check-hotpath check-startup check-reference reference format lint
 test: toolchain deps build check ## Build, then run every check and test
 	$(SWIFT) test
 	@$(MAKE) test-tsan test-asan
@@ -97,7 +98,7 @@ test-tsan: toolchain ## The engine's tests under ThreadSanitizer
 test-asan: toolchain ## The engine's tests under AddressSanitizer
 	LSAN_OPTIONS=suppressions=$(CURDIR)/Tests/checks/lsan.supp:print_suppressions=0 $(SWIFT) test --sanitize=address --scratch-path .build-asan
 
-check: check-exports check-deps check-size check-hotpath ## The four checks that `make test` runs first
+check: check-exports check-deps check-size check-hotpath check-reference ## The checks that `make test` runs first
 
 check-exports: ## The library exports exactly the names in preload/exports.map
 	@Tests/checks/exports $(LIBRARY) preload/exports.map
@@ -113,6 +114,12 @@ check-hotpath: ## No allocation, reference counting or trap on the way of a send
 
 check-startup: ## Preloading into /bin/true costs under 0.2 ms
 	@Tests/checks/startup $(LIBRARY) $(STARTUP_LIMIT_US)
+
+reference: tool ## Put the table of settings into the manual and docs/configuration.md
+	@Tests/checks/reference $(TOOL)
+
+check-reference: ## The manual and docs/configuration.md have every setting as the tool explains it
+	@Tests/checks/reference $(TOOL) --check
 
 format: toolchain ## Format the Swift sources in place
 	$(SWIFT) format --in-place --recursive --parallel Package.swift Sources Tests
