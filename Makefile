@@ -1,4 +1,4 @@
-# What is longer than a few lines is a script: Tests/checks, examples/demo.py, bench/bench.py.
+# What is longer than a few lines is a script: Tests/checks, examples/demo.py, bench/.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -77,12 +77,15 @@ demo-deps:
 
 # ---- Use
 
-.PHONY: demo bench
+.PHONY: demo bench bench-check
 demo: toolchain demo-deps build ## Run iperf3 plain and under the switch, and compare
 	@$(PYTHON) examples/demo.py
 
 bench: toolchain deps build ## Measure beside plain TCP (bench/bench.py)
 	@$(PYTHON) bench/bench.py
+
+bench-check: toolchain deps build ## Compare with TCP and Unix sockets, and with the committed ratios (bench/thresholds.json)
+	$(TOOL) bench --check bench/thresholds.json --json build/bench.json --html build/bench.html
 
 # ---- Test
 
