@@ -1,4 +1,4 @@
-# What is longer than a few lines is a script: Tests/checks, examples/demo.py, bench/bench.py.
+# What is longer than a few lines is a script: Tests/checks, examples/demo.py, bench/.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -66,6 +66,7 @@ install: ## Install what `make build` made below PREFIX (/usr/local), DESTDIR in
 	install -D -m 755 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/libsanswitch.so
 	install -D -m 644 Sources/CProvider/include/sanswitch/provider.h $(DESTDIR)$(PREFIX)/include/sanswitch/provider.h
 	install -D -m 644 man/sanswitch.1 $(DESTDIR)$(PREFIX)/share/man/man1/sanswitch.1
+	install -D -m 644 man/sanswitch.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/sanswitch.conf.5
 
 clean: ## Remove everything that was built
 	rm -rf build .build .build-embedded .build-tsan .build-asan
@@ -84,20 +85,23 @@ demo-deps:
 
 # ---- Use
 
-.PHONY: demo bench
+.PHONY: demo bench bench-check
 demo: toolchain demo-deps build ## Run iperf3 plain and under the switch, and compare
 	@$(PYTHON) examples/demo.py
 
 bench: toolchain deps build ## Measure beside plain TCP (bench/bench.py)
 	@$(PYTHON) bench/bench.py
 
+bench-check: toolchain deps build ## Compare with TCP and Unix sockets, and with the committed ratios (bench/thresholds.json)
+	$(TOOL) bench --check bench/thresholds.json --json build/bench.json --html build/bench.html
+
 # ---- Test
 
-.PHONY: test test-tsan test-asan check check-exports check-deps check-size check-hotpath check-model check-startup format lint
+.PHONY: test test-tsan test-asan check check-exports check-deps check-size check-hotpath check-model check-startup check-reference reference format lint
 test: toolchain deps build check ## Build, then run every check and test
 	$(SWIFT) test
 	@$(MAKE) test-tsan test-asan
-	$(PYTHON) -m pytest Tests/programs Tests/model -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
+	$(PYTHON) -m pytest Tests/tool Tests/programs Tests/model -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
 
 test-tsan: toolchain ## The engine's tests under ThreadSanitizer
 	$(SWIFT) test --sanitize=thread --scratch-path .build-tsan
@@ -105,7 +109,7 @@ test-tsan: toolchain ## The engine's tests under ThreadSanitizer
 test-asan: toolchain ## The engine's tests under AddressSanitizer
 	LSAN_OPTIONS=suppressions=$(CURDIR)/Tests/checks/lsan.supp:print_suppressions=0 $(SWIFT) test --sanitize=address --scratch-path .build-asan
 
-check: check-exports check-deps check-size check-hotpath check-model ## The five checks that `make test` runs first
+check: check-exports check-deps check-size check-hotpath check-reference check-model ## The checks that `make test` runs first
 
 check-exports: ## The library exports exactly the names in preload/exports.map
 	@Tests/checks/exports $(LIBRARY) preload/exports.map
@@ -124,6 +128,12 @@ check-model: ## The path-change protocol, in every state of a small model (spin)
 
 check-startup: ## Preloading into /bin/true costs under 0.2 ms
 	@Tests/checks/startup $(LIBRARY) $(STARTUP_LIMIT_US)
+
+reference: tool ## Put the table of settings into the manual and docs/configuration.md
+	@Tests/checks/reference $(TOOL)
+
+check-reference: ## The manual and docs/configuration.md have every setting as the tool explains it
+	@Tests/checks/reference $(TOOL) --check
 
 format: toolchain ## Format the Swift sources in place
 	$(SWIFT) format --in-place --recursive --parallel Package.swift Sources Tests

@@ -27,9 +27,11 @@ var targets: [Target] = [
     module("Libc", ["CLibc"]),
     module("SessionState", ["Libc"]),
     module("Wire", ["Libc"]),
+    module("Configuration", ["Libc"]),
     module("Registry", ["CLibc", "CProvider", "Libc"]),
     module("SANShm", ["CProvider", "Libc", "Wire"]),
-    module("Switch", ["CLibc", "CProvider", "Libc", "Registry", "SANShm", "SessionState", "Wire"]),
+    module(
+        "Switch", ["CLibc", "CProvider", "Configuration", "Libc", "Registry", "SANShm", "SessionState", "Wire"]),
 ]
 var products: [Product] = []
 var dependencies: [Package.Dependency] = []
@@ -53,9 +55,10 @@ if isEmbedded {
         .executableTarget(
             name: "sanswitch",
             dependencies: [
-                "CProvider", "Libc", "Registry", "SANShm", "SessionState", "Wire",
+                "CProvider", "Configuration", "Libc", "Registry", "SANShm", "SessionState", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: swiftSettings),
+        .testTarget(name: "ConfigurationTests", dependencies: ["Configuration", "Libc"], swiftSettings: swiftSettings),
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: swiftSettings),
         .testTarget(name: "RegistryTests", dependencies: ["Registry"], swiftSettings: swiftSettings),
         .testTarget(

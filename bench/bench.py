@@ -4,53 +4,19 @@
 Runs alternate (plain, switched, plain, switched, ...) and what is compared are pairs, so that a drift of the machine hits
 both; a number is the median of its runs, a ratio the median of the pairs' ratios. Every run of a row is in the JSON file."""
 import argparse
-import hashlib
 import json
-import os
 import pathlib
-import platform
-import shutil
-import subprocess
 import sys
 import time
 from dataclasses import asdict
 
 import probes
 import programs
-from measure import LIBRARY, PROGRAMS, ROOT, SANSWITCH, Missing, Options
+from measure import LIBRARY, ROOT, SANSWITCH, Missing, Options, build, load, machine, version
 
 ROWS = {"sockperf": programs.sockperf, "pingpong": probes.pingpong, "iperf3": programs.iperf3, "redis": programs.redis, "nginx": programs.nginx,
         "short": probes.short, "sendcost": probes.sendcost, "idle": probes.idle, "startup": probes.startup}
 HEADER = ("what", "plain TCP", "switched", "ratio", "at least", "aim", "reference")
-
-
-def build():
-    """The small C programs."""
-    if shutil.which("cc") is None:
-        raise SystemExit("No C compiler: install gcc")
-    PROGRAMS.mkdir(parents=True, exist_ok=True)
-    for source in sorted((ROOT / "bench").glob("*.c")):
-        target = PROGRAMS / source.stem
-        newest = max(path.stat().st_mtime for path in (source, ROOT / "bench/common.h"))
-        if target.exists() and target.stat().st_mtime > newest:
-            continue
-        subprocess.run(["cc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-o", target, source], check=True)
-
-
-def machine():
-    text = pathlib.Path("/proc/cpuinfo").read_text()
-    model = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")), platform.machine())
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return {"processor": model, "processors": os.cpu_count(), "kernel": platform.release(), "commit": commit or "unknown"}
-
-
-def load():
-    return float(pathlib.Path("/proc/loadavg").read_text().split()[0])
-
-
-def version():
-    """Of the library's file: a build in the middle of a run would make one table of two libraries."""
-    return hashlib.sha256(LIBRARY.read_bytes()).hexdigest()[:16]
 
 
 def mark(line):

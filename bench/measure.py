@@ -1,7 +1,9 @@
 """What every row needs: starting programs on plain TCP and under the switch, pairing, medians, and the row's text."""
 import contextlib
+import hashlib
 import os
 import pathlib
+import platform
 import re
 import shutil
 import signal
@@ -12,10 +14,12 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-LIBRARY = ROOT / "build/lib/libsanswitch.so"
-SANSWITCH = ROOT / "build/bin/sanswitch"
-PROGRAMS = ROOT / "build/bench"
+BENCH = pathlib.Path(__file__).resolve().parent
+ROOT = BENCH.parent
+# `sanswitch bench` says where its own library and tool are; installed, the small C programs lie built beside this file.
+LIBRARY = pathlib.Path(os.environ.get("BENCH_LIBRARY", ROOT / "build/lib/libsanswitch.so"))
+SANSWITCH = pathlib.Path(os.environ.get("BENCH_TOOL", ROOT / "build/bin/sanswitch"))
+PROGRAMS = BENCH if (BENCH / "pair").exists() else ROOT / "build/bench"
 CLOSED = re.compile(r"closed, (companion|TCP_INFO) bytes sent received fd=\d+ (\d+) (\d+)")
 PLAIN, SWITCHED = "plain", "switched"
 
@@ -53,6 +57,37 @@ class Line:
     runs: dict = field(default_factory=dict)
     value: float | None = None
     sure: bool = True
+
+
+def build():
+    """The small C programs, where they are older than their source."""
+    if PROGRAMS == BENCH:
+        return
+    if shutil.which("cc") is None:
+        raise SystemExit("No C compiler: install gcc")
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
+    for source in sorted(BENCH.glob("*.c")):
+        target = PROGRAMS / source.stem
+        newest = max(path.stat().st_mtime for path in (source, BENCH / "common.h"))
+        if target.exists() and target.stat().st_mtime > newest:
+            continue
+        subprocess.run(["cc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-o", target, source], check=True)
+
+
+def machine():
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+    model = next((line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")), platform.machine())
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return {"processor": model, "processors": os.cpu_count(), "kernel": platform.release(), "commit": commit or "unknown"}
+
+
+def load():
+    return float(pathlib.Path("/proc/loadavg").read_text().split()[0])
+
+
+def version():
+    """Of the library's file: a build in the middle of a run would make one table of two libraries."""
+    return hashlib.sha256(LIBRARY.read_bytes()).hexdigest()[:16]
 
 
 def environment(side, **more):

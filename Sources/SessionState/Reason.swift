@@ -26,7 +26,8 @@ public enum Reason: UInt32, CaseIterable {
     case hostilePeer = 15
     case unsupportedOption = 16
     case connectionClosed = 17
-    case disabled = 18
+    /// By a rule of the configuration.
+    case ruledOut = 18
     case peerReturned = 19
     /// The provider failed a call that sets the companion up.
     case companionFailed = 24
@@ -52,7 +53,7 @@ public enum Reason: UInt32, CaseIterable {
         case .hostilePeer: "peer broke the protocol"
         case .unsupportedOption: "option that only TCP has"
         case .connectionClosed: "connection closed"
-        case .disabled: "switched off"
+        case .ruledOut: "a rule of the configuration"
         case .peerReturned: "the peer returned to TCP"
         case .companionFailed: "the provider could not set the companion up"
         }

@@ -15,7 +15,7 @@ enum Library {
 
     static func find() -> String? { candidates.first { access($0, R_OK) == 0 } }
 
-    private static var executableDirectory: String? {
+    static var executableDirectory: String? {
         guard let path = readLink("/proc/self/exe"), let slash = path.lastIndex(of: "/") else { return nil }
         return String(path[..<slash])
     }

@@ -1,4 +1,5 @@
 import CLibc
+import Configuration
 import Libc
 
 /// What the library needs of the machine and of the environment, tried one by one.
@@ -10,6 +11,7 @@ enum MachineChecks {
         checkDescriptors(&diagnosis)
         checkProcessors(&diagnosis)
         checkEnvironment(&diagnosis)
+        checkConfiguration(&diagnosis)
     }
 
     private static func checkLibrary(_ given: String?, _ diagnosis: inout Diagnosis) {
@@ -94,18 +96,17 @@ enum MachineChecks {
 
     /// What `Settings` of the library would read; the rest has no effect, which somebody should say.
     private static func checkEnvironment(_ diagnosis: inout Diagnosis) {
-        let numbers = ["SAN_AFTER_CALLS", "SAN_AFTER_BYTES", "SAN_SPIN_US"]
+        let numbers = Knob.allCases.filter(\.isNumber).map(\.environment.description)
         for (name, value) in environmentVariables() where name == "SAN" || name.hasPrefix("SAN_") {
             let shown = printable("\(name)=\(value)")
             switch name {
             case "SAN" where value == "off":
                 diagnosis.bad("\(shown) switches the library off", remedy: "unset SAN")
             case "SAN" where value == "on" || value.isEmpty: break
+            case "SAN_CONFIG", "SAN_PROVIDERS", "SAN_PROVIDER_PATH": break
             case "SAN_LOG" where value == "debug" || value.hasPrefix("debug:"): break
             case _ where numbers.contains(name):
-                let isNumber =
-                    !value.isEmpty && value.utf8.count <= 18 && value.utf8.allSatisfy { (0x30...0x39).contains($0) }
-                if isNumber {
+                if ConfigurationReport.decimal(value) != nil {
                     diagnosis.note("\(shown) is set")
                 } else {
                     ignored("\(shown) is no decimal number", &diagnosis)
@@ -115,6 +116,19 @@ enum MachineChecks {
             default: ignored("\(shown) is no variable that the library knows", &diagnosis)
             }
         }
+    }
+
+    /// A file that cannot be understood leaves every program on TCP.
+    private static func checkConfiguration(_ diagnosis: inout Diagnosis) {
+        let report = ConfigurationReport()
+        if let fault = report.fault {
+            return diagnosis.bad(fault, remedy: "mend the file; `sanswitch config --check` looks again")
+        }
+        let read = report.files.filter { if case .read = $0.state { true } else { false } }
+        if read.isEmpty { return }
+        diagnosis.good(
+            "configuration \(read.map(\.path).joined(separator: ", ")): \(report.rules.count) rules, see `sanswitch config`"
+        )
     }
 
     private static func ignored(_ text: String, _ diagnosis: inout Diagnosis) {

@@ -32,6 +32,11 @@ struct Run: ParsableCommand {
     @Option(help: ArgumentHelp("Longest spin before a sleep, microseconds (at most 10000).", valueName: "us"))
     var spinUs: UInt64?
 
+    @Option(
+        help: ArgumentHelp("Configuration to read instead of the system's and the user's.", valueName: "file"),
+        completion: .file())
+    var config: String?
+
     @Option(help: ArgumentHelp("The library to preload, instead of ../lib/libsanswitch.so.", valueName: "file"))
     var library: String?
 
@@ -68,7 +73,7 @@ struct Run: ParsableCommand {
             } else if !argument.hasPrefix("-") {
                 return normal + ["--"] + arguments[index...]
             } else {
-                isValue = ["--after-calls", "--after-bytes", "--spin-us", "--library"].contains(argument)
+                isValue = ["--after-calls", "--after-bytes", "--spin-us", "--config", "--library"].contains(argument)
             }
             normal.append(argument == "--log" ? "--log=-" : argument)
         }
@@ -92,6 +97,7 @@ struct Run: ParsableCommand {
     private func setVariables() {
         if let log { setenv("SAN_LOG", log == "-" ? "debug" : "debug:" + absolute(log), 1) }
         if off { setenv("SAN", "off", 1) }
+        if let config { setenv("SAN_CONFIG", config.isEmpty ? "" : absolute(config), 1) }
         if let afterCalls { setenv("SAN_AFTER_CALLS", "\(afterCalls)", 1) }
         if let afterBytes { setenv("SAN_AFTER_BYTES", "\(afterBytes)", 1) }
         if let spinUs { setenv("SAN_SPIN_US", "\(spinUs)", 1) }

@@ -12,10 +12,11 @@ struct Sanswitch: ParsableCommand {
               sanswitch run -- iperf3 -s          run a server under the switch
               sanswitch run -- iperf3 -c ::1      and a client
               sanswitch stat                      see which path their connections take
+              sanswitch top                       watch them
               sanswitch doctor localhost:5201     why a connection would or would not switch
             """,
         version: "sanswitch 0.1.0",
-        subcommands: [Run.self, Stat.self, Doctor.self, ProviderCheck.self])
+        subcommands: [Run.self, Stat.self, Top.self, Config.self, Bench.self, Doctor.self, ProviderCheck.self])
 
     static func main() {
         let arguments = Array(CommandLine.arguments.dropFirst())

@@ -26,12 +26,28 @@ enum ServerChecks {
             case .failed(let code): refusals.append("\(address.text): \(describe(code))")
             case .connected:
                 diagnosis.good("\(address.text) is this host and a TCP server answers there")
+                checkRules(address, &diagnosis)
                 return checkRendezvous(address, &diagnosis)
             }
         }
         diagnosis.bad(
             "no TCP server answers (\(refusals.joined(separator: "; ")))",
             remedy: "start the server: `sanswitch run -- SERVER`")
+    }
+
+    /// Of the programs that connect there, only rules for all of them can be told.
+    private static func checkRules(_ address: SocketAddress, _ diagnosis: inout Diagnosis) {
+        for rule in ConfigurationReport().rules where rule.rule.matches(.connect, address) {
+            if !rule.program.isEmpty {
+                diagnosis.note("\(rule.place) decides for some programs: \(printable(rule.text))")
+            } else if rule.rule.isAllowed {
+                return
+            } else {
+                return diagnosis.bad(
+                    "\(rule.place) keeps it on TCP: \(printable(rule.text))",
+                    remedy: "change that rule, or put an `allow` for \(address.text) before it")
+            }
+        }
     }
 
     private struct ResolveFailure: Error { let text: String }

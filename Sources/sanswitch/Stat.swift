@@ -15,28 +15,76 @@ struct Stat: ParsableCommand {
               sanswitch stat
               sanswitch stat $(pidof redis-server)
               sanswitch stat --json | jq '.[] | select(.reason != "none") | [.program, .peer, .reasonText]'
+              sanswitch stat --prometheus --output /var/lib/node_exporter/sanswitch.prom --every 15
             """)
 
     @Flag(help: "Print an array of objects, for programs.")
     var json = false
 
+    @Flag(help: "Print the text exposition of Prometheus: sums by program, direction, path and reason.")
+    var prometheus = false
+
+    @Flag(help: "With --prometheus: also counters of every single session.")
+    var each = false
+
+    @Option(
+        help: ArgumentHelp(
+            "Write to a file instead, replaced whole by rename (node_exporter's textfile collector).", valueName: "file"
+        ),
+        completion: .file())
+    var output: String?
+
+    @Option(help: ArgumentHelp("With --output: again every so many seconds, until stopped.", valueName: "seconds"))
+    var every: Double?
+
     @Argument(help: ArgumentHelp("Only sessions held by these processes.", valueName: "pid"))
     var pids: [Int32] = []
 
+    func validate() throws {
+        if json, prometheus { throw ValidationError("--json and --prometheus exclude each other") }
+        if each, !prometheus { throw ValidationError("--each belongs to --prometheus") }
+        guard let every else { return }
+        guard output != nil else { throw ValidationError("--every belongs to --output") }
+        guard every >= 0.1, every <= 86400 else { throw ValidationError("--every takes 0.1 to 86400 seconds") }
+    }
+
     func run() throws {
         let obstacles = pids.compactMap(Self.obstacle)
-        let sessions = SessionPages.all().flatMap { $0.reports() }
-            .filter { pids.isEmpty || !Set($0.pids).isDisjoint(with: pids) }
-            .sorted { ($0.pids[0], $0.local.port, $0.peer.port) < ($1.pids[0], $1.local.port, $1.peer.port) }
-        if json {
-            print(Json.array(sessions.map(\.json)).line)
-        } else if sessions.isEmpty {
-            print("no sessions")
-        } else {
-            for line in Self.table(sessions).lines() { print(line) }
+        while true {
+            try put(text())
+            guard let every else { break }
+            pause(every)
         }
         obstacles.forEach(warn)
         if !obstacles.isEmpty { throw ExitCode(1) }
+    }
+
+    private func text() -> String {
+        let sessions = SessionPages.all().flatMap { $0.reports() }
+            .filter { pids.isEmpty || !Set($0.pids).isDisjoint(with: pids) }
+            .sorted { ($0.pids[0], $0.local.port, $0.peer.port) < ($1.pids[0], $1.local.port, $1.peer.port) }
+        if prometheus { return Prometheus(sessions, each: each).text }
+        if json { return Json.array(sessions.map(\.json)).line + "\n" }
+        return sessions.isEmpty ? "no sessions\n" : Self.table(sessions).lines().joined(separator: "\n") + "\n"
+    }
+
+    private func put(_ text: String) throws {
+        guard let output else {
+            emit(text)
+            return
+        }
+        // A reader sees the old text or the new one, never a part. The collector reads `*.prom` only.
+        let fresh = "\(output).\(getpid())"
+        let fd = open(fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+        let bytes = Array(text.utf8)
+        let isWritten = fd >= 0 && write(fd, bytes, bytes.count) == bytes.count
+        let code = libc_errno()
+        if fd >= 0 { close(fd) }
+        guard isWritten, rename(fresh, output) == 0 else {
+            warn("\(output): \(describe(isWritten ? libc_errno() : code))")
+            unlink(fresh)
+            throw ExitCode(1)
+        }
     }
 
     /// Why the sessions of a process that was asked for cannot be seen; nil when they can.

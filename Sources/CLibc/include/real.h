@@ -117,6 +117,7 @@ static inline long sys_read(int fd, void *buffer, size_t length) { return SYS(re
 static inline long sys_write(int fd, const void *buffer, size_t length) { return SYS(real_calls.write(fd, buffer, length)); }
 static inline long sys_pread(int fd, void *buffer, size_t length, off_t offset) { return SYS(syscall(SYS_pread64, fd, buffer, length, offset)); }
 static inline long sys_open(const char *path, int flags) { return SYS(open(path, flags)); }
+static inline long sys_readlink(const char *path, char *buffer, size_t length) { return SYS(readlink(path, buffer, length)); }
 static inline long sys_memfd_create(const char *name, unsigned flags) { return SYS(syscall(SYS_memfd_create, name, flags)); }
 static inline long sys_ftruncate(int fd, off_t length) { return SYS(ftruncate(fd, length)); }
 static inline long sys_eventfd(void) { return SYS(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)); }

@@ -1,4 +1,5 @@
 import CLibc
+import Configuration
 import Libc
 import SessionState
 import Synchronization
@@ -79,7 +80,11 @@ public func switch_connect(_ fd: CInt, _ address: UnsafePointer<sockaddr>?, _ le
         }
         _ = session.state.pointee.role.compareExchange(expected: 0, desired: 1, ordering: .relaxed)
     } else if result == 0 || error == EINPROGRESS || error == EINTR {
-        SessionRef.open(fd, role: 1)
+        if let session = SessionRef.open(fd, role: 1), let address,
+            let server = SocketAddress(address, length: Int(length)), !Rules.allow(.connect, server)
+        {
+            session.stayOnKernel(.ruledOut)
+        }
         libc_set_errno(result == 0 ? libc_errno() : error)
     }
     return result

@@ -1,18 +1,26 @@
 import CLibc
+import Configuration
 import Libc
 import Registry
 
-/// What the environment says, read once when the library is loaded: nginx empties its workers' environment, others rewrite it.
+/// What the environment says, then files (ConfigurationFiles). The environment is read once, when the library is loaded: nginx
+/// empties its workers' environment, others rewrite it.
 struct Settings {
     /// `SAN=off`: the library forwards every call and keeps no state.
     var isOn = true
     /// `SAN_LOG=debug` (standard error) or `SAN_LOG=debug:FILE`; -1 when silent.
     var log: CInt = -1
-    /// Calls and bytes on TCP after which a switch-over is taken to pay; `SAN_AFTER_CALLS`, `SAN_AFTER_BYTES`.
-    var afterCalls: UInt64 = 8
-    var afterBytes: UInt64 = 64 << 10
-    /// The longest spin before a sleep, microseconds; `SAN_SPIN_US`. 0 on a machine with one processor.
-    var spinMicroseconds: UInt64 = 50
+    /// Calls and bytes on TCP after which a switch-over is taken to pay.
+    var afterCalls = Knob.afterCalls.standard
+    var afterBytes = Knob.afterBytes.standard
+    /// The longest spin before a sleep; 0 on a machine with one processor.
+    var spinMicroseconds = Knob.spinMicroseconds.standard
+    /// Knobs that the environment has set, a bit for each: files do not change them.
+    private var given: UInt32 = 0
+    /// `SAN_CONFIG`, and the directory of the user's own file: copies, because programs overwrite their environment.
+    private(set) var file: UnsafeMutablePointer<CChar>?
+    private(set) var home: UnsafeMutablePointer<CChar>?
+    private(set) var isHomeConfiguration = false
     /// `SAN_PROVIDERS`: the only providers to use, in order; nil for all that are registered. `SAN_PROVIDER_PATH`: where they are.
     /// Copies: the environment may be gone when they are needed. Not read in a program that gains privilege.
     var providers: UnsafePointer<CChar>?
@@ -25,16 +33,27 @@ struct Settings {
     }
 
     /// A decimal number; nil for anything else, which then has no effect (`sanswitch doctor` names it).
-    static func number(_ name: StaticString) -> UInt64? {
-        guard let text = environment(name), text.pointee != 0 else { return nil }
-        var value: UInt64 = 0
-        var i = 0
-        while text[i] != 0 {
-            guard text[i] >= 0x30, text[i] <= 0x39, i < 18 else { return nil }
-            value = value &* 10 &+ UInt64(UInt8(bitPattern: text[i]) &- 0x30)
-            i &+= 1
+    private static func number(_ name: StaticString) -> UInt64? {
+        guard let text = environment(name) else { return nil }
+        return UnsafeRawBufferPointer(start: text, count: strlen(text)).decimal
+    }
+
+    /// A file's word on a knob, unless the environment has spoken.
+    mutating func set(_ knob: Knob, _ value: UInt64) {
+        if given & 1 << knob.rawValue != 0 { return }
+        let value = min(value, knob.most)
+        switch knob {
+        case .afterCalls: afterCalls = value
+        case .afterBytes: afterBytes = value
+        case .spinMicroseconds: spinMicroseconds = sysconf(CInt(_SC_NPROCESSORS_ONLN)) < 2 ? 0 : value
+        case .isOn, .log, .file, .providers, .providerPath: break
         }
-        return value
+    }
+
+    private mutating func take(_ knob: Knob) {
+        guard let value = Self.number(knob.environment) else { return }
+        set(knob, value)
+        given |= 1 << knob.rawValue
     }
 
     private static func copy(_ name: StaticString) -> UnsafePointer<CChar>? {
@@ -62,12 +81,17 @@ struct Settings {
                 log = 2
             }
         }
-        if let value = Self.number("SAN_AFTER_CALLS") { afterCalls = value }
-        if let value = Self.number("SAN_AFTER_BYTES") { afterBytes = value }
-        if let value = Self.number("SAN_SPIN_US") { spinMicroseconds = min(value, 10_000) }
+        spinMicroseconds = sysconf(CInt(_SC_NPROCESSORS_ONLN)) < 2 ? 0 : spinMicroseconds
+        take(.afterCalls)
+        take(.afterBytes)
+        take(.spinMicroseconds)
+        guard isOn else { return }
         providers = Self.copy("SAN_PROVIDERS")
         if let path = Self.copy("SAN_PROVIDER_PATH") { providerPath = path }
-        if sysconf(CInt(_SC_NPROCESSORS_ONLN)) < 2 { spinMicroseconds = 0 }
+        file = secure_getenv("SAN_CONFIG").flatMap { strdup($0) }
+        home = secure_getenv("XDG_CONFIG_HOME").flatMap { $0.pointee == 0x2f ? strdup($0) : nil }
+        isHomeConfiguration = home != nil
+        if home == nil { home = secure_getenv("HOME").flatMap { strdup($0) } }
     }
 }
 

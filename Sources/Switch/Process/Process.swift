@@ -12,13 +12,18 @@ enum Process {
 
     nonisolated(unsafe) private static var isReady = false
 
-    /// Starts what the first TCP socket needs: table, embedded provider, fork handlers. False: no memory, everything stays on TCP.
+    /// Starts what the first TCP socket needs: configuration, table, embedded provider, fork handlers. False: everything stays on
+    /// TCP.
     static func prepare() -> Bool {
         if isReady { return true }
         guard DescriptorTable.create() else { return false }
         Providers.lock.lock()
         defer { Providers.lock.unlock() }
         if isReady { return true }
+        guard settings.isOn, ConfigurationFiles.load() else {
+            settings.isOn = false
+            return false
+        }
         pid = UInt32(truncatingIfNeeded: sys_getpid())
         guard Providers.startEmbedded() else { return false }
         _ = libc_on_fork({ forkPrepare() }, { forkParent() }, { forkChild() })

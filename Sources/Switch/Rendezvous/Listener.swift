@@ -1,5 +1,6 @@
 import CLibc
 import CProvider
+import Configuration
 import Libc
 import Synchronization
 
@@ -43,7 +44,10 @@ enum Listeners {
 
     /// Records that `fd` listens, and opens the rendezvous of its address unless somebody has.
     static func opened(_ fd: CInt) {
-        guard Process.prepare(), let address = SocketAddress.local(of: fd) else { return }
+        // A listener that is ruled out is nobody's: what it accepts are the kernel's connections.
+        guard Process.prepare(), let address = SocketAddress.local(of: fd), Rules.allow(.listen, address) else {
+            return
+        }
         Providers.refresh()
         Broker.lock.lock()
         defer { Broker.lock.unlock() }
