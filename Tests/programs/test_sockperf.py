@@ -22,7 +22,7 @@ def ping_pong(stage, *options, size=64):
 @pytest.mark.parametrize("stage", MIXED, indirect=True, ids=lambda mode: mode.name)
 def test_ping_pong(stage):
     count = ping_pong(stage)
-    assert count > 1000
+    assert count > 100
     if stage.mode.switches:
         stage.proves(2 * count * 64)
     else:
@@ -30,9 +30,9 @@ def test_ping_pong(stage):
 
 
 def test_ping_pong_of_large_messages(stage):
-    assert ping_pong(stage, size=60000) > 500
+    assert ping_pong(stage, size=60000) > 100
 
 
 def test_ping_pong_without_blocking(stage):
     """The client never sleeps in the kernel: it asks again and again with O_NONBLOCK."""
-    assert ping_pong(stage, "--nonblocked") > 1000
+    assert ping_pong(stage, "--nonblocked") > 100

@@ -8,7 +8,7 @@ def subscribed(stage):
     """A redis server and a connection that stays open; returns the server's port."""
     port = free_port()
     stage.server(need("redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", stage.directory, port=port)
-    commands = stage.write("commands", "PING\n" * 300 + "SUBSCRIBE news\n")
+    commands = stage.write("commands", "PING\n" * 5000 + "SUBSCRIBE news\n")
     client = stage.client("redis-cli", "-p", port, input=commands)
     until(lambda: "subscribe" in client.output, "the subscription", alive=client)
     return port
