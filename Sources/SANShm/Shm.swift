@@ -7,21 +7,38 @@ import Wire
 /// The embedded provider: memory shared between two processes of one host. A companion is a connected AF_UNIX stream
 /// socket; it carries the negotiation messages with the memfds of exposed memory, and after that it is the doorbell:
 /// a byte wakes the peer, its end tells that the peer is gone.
-struct Companion {
+struct Companion: ~Copyable {
+    /// Changes when the program needs the number (renumber); read by each call anew.
+    let fd: Atomic<CInt>
+    /// Calls that have read `fd` and are still at it; those that block do not count.
+    let users = Atomic<CInt>(0)
     /// Exposed memory not yet passed to the peer, or received and not yet mapped; -1 for none.
-    var fd: CInt = -1
     var memory: CInt = -1
     /// A companion received by duplication, until `adopt` takes it.
     var adopted: CInt = -1
     /// The switch's descriptor of this companion; 0 until the upcall gave one.
     var handle: san_switch_socket = 0
     var bound: SocketAddress?
+
+    init(fd: CInt, memory: CInt = -1) {
+        self.fd = Atomic(fd)
+        self.memory = memory
+    }
 }
 
 typealias Handle = UnsafeMutablePointer<Companion>
 
 @inline(__always)
 func companion(_ socket: san_socket) -> Handle { Handle(bitPattern: UInt(socket)).unsafelyUnwrapped }
+
+/// A call on the socket that does not block.
+@inline(__always)
+private func using<R>(_ socket: san_socket, _ call: (CInt) -> R) -> R {
+    let handle = companion(socket)
+    handle.pointee.users.wrappingAdd(1, ordering: .sequentiallyConsistent)
+    defer { handle.pointee.users.wrappingSubtract(1, ordering: .sequentiallyConsistent) }
+    return call(handle.pointee.fd.load(ordering: .sequentiallyConsistent))
+}
 
 nonisolated(unsafe) var upcalls = san_upcalls()
 
@@ -52,7 +69,8 @@ public func shmStartup(
     functions.pointee = san_functions(
         size: UInt64(MemoryLayout<san_functions>.size), cleanup: shmCleanup, socket: shmSocket, bind: shmBind,
         set_option: { _, _, _, _, _ in 0 }, listen: shmListen, connect: shmConnect, accept: shmAccept,
-        event_descriptor: { companion($0).pointee.fd }, peer: shmPeer, send: shmSend, recv: shmReceive,
+        event_descriptor: { companion($0).pointee.fd.load(ordering: .relaxed) }, peer: shmPeer, send: shmSend,
+        recv: shmReceive,
         ioctl: shmControl,
         duplicate: shmDuplicate, adopt: shmAdopt, close: shmClose)
     info.pointee = san_provider_info()
@@ -86,7 +104,7 @@ private func make(_ fd: CInt, out: UnsafeMutablePointer<san_socket>?) -> CInt {
 }
 
 /// The record first, then the switch's handle for it, then our own descriptor to the switch (seed 1).
-private func publish(_ companion: Companion, _ out: UnsafeMutablePointer<san_socket>?) -> CInt {
+private func publish(_ companion: consuming Companion, _ out: UnsafeMutablePointer<san_socket>?) -> CInt {
     let handle = Handle.allocate(capacity: 1)
     handle.initialize(to: companion)
     let result = upcalls.create_socket_handle?(handle, &handle.pointee.handle) ?? 0
@@ -106,7 +124,7 @@ private func shmSocket(_ tcp: UnsafePointer<san_protocol>?, _ out: UnsafeMutable
 
 private func shmClose(_ socket: san_socket) -> CInt {
     let handle = companion(socket)
-    release(handle.pointee.fd)
+    release(handle.pointee.fd.load(ordering: .relaxed))
     release(handle.pointee.memory)
     release(handle.pointee.adopted)
     if handle.pointee.handle != 0 { upcalls.close_socket_handle?(handle.pointee.handle) }
@@ -148,39 +166,41 @@ private func withName<R>(of address: SocketAddress, _ body: (UnsafeRawPointer, s
 
 private func shmListen(_ socket: san_socket, _ backlog: CInt) -> CInt {
     guard let bound = companion(socket).pointee.bound else { return -EINVAL }
-    let fd = companion(socket).pointee.fd
-    let result = withName(of: bound) { sys_bind(fd, $0, $1) }
-    guard result == 0 else { return CInt(result) }
-    return CInt(sys_listen(fd, 1024))
+    return using(socket) { fd in
+        let result = withName(of: bound) { sys_bind(fd, $0, $1) }
+        return CInt(result == 0 ? sys_listen(fd, 1024) : result)
+    }
 }
 
 private func shmConnect(_ socket: san_socket, _ address: UnsafePointer<sockaddr>?, _ length: socklen_t) -> CInt {
     guard let address, let server = SocketAddress(UnsafeRawPointer(address), length: Int(length)) else {
         return -EINVAL
     }
-    let fd = companion(socket).pointee.fd
-    // A full backlog must not block the program: non-blocking for this one call, blocking again for wait_doorbell.
-    let flags = sys_fcntl(fd, F_GETFL, 0)
-    _ = sys_fcntl(fd, F_SETFL, flags | Int(O_NONBLOCK))
-    var result = withName(of: server) { sys_connect(fd, $0, $1) }
-    if result == -Int(ECONNREFUSED) {
-        result = withName(of: SocketAddress(high: 0, low: 0, port: server.port)) { sys_connect(fd, $0, $1) }
+    return using(socket) { fd in
+        // A full backlog must not block the program: non-blocking for this one call, blocking again for wait_doorbell.
+        let flags = sys_fcntl(fd, F_GETFL, 0)
+        _ = sys_fcntl(fd, F_SETFL, flags | Int(O_NONBLOCK))
+        var result = withName(of: server) { sys_connect(fd, $0, $1) }
+        if result == -Int(ECONNREFUSED) {
+            result = withName(of: SocketAddress(high: 0, low: 0, port: server.port)) { sys_connect(fd, $0, $1) }
+        }
+        _ = sys_fcntl(fd, F_SETFL, flags)
+        return CInt(result)
     }
-    _ = sys_fcntl(fd, F_SETFL, flags)
-    return CInt(result)
 }
 
 private func shmAccept(_ listener: san_socket, _ out: UnsafeMutablePointer<san_socket>?) -> CInt {
-    var entry = pollfd(fd: companion(listener).pointee.fd, events: CShort(POLLIN), revents: 0)
-    guard sys_poll(&entry, 1, 0) > 0 else { return -EAGAIN }
-    let fd = sys_accept4(entry.fd, CInt(SOCK_CLOEXEC.rawValue))
+    let fd = using(listener) {
+        var entry = pollfd(fd: $0, events: CShort(POLLIN), revents: 0)
+        return sys_poll(&entry, 1, 0) > 0 ? sys_accept4($0, CInt(SOCK_CLOEXEC.rawValue)) : -Int(EAGAIN)
+    }
     return fd < 0 ? CInt(fd) : make(CInt(fd), out: out)
 }
 
 private func shmPeer(_ socket: san_socket, _ out: UnsafeMutablePointer<san_peer>?) -> CInt {
     var credentials = ucred()
     var length = socklen_t(MemoryLayout<ucred>.size)
-    let result = sys_getsockopt(companion(socket).pointee.fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length)
+    let result = using(socket) { sys_getsockopt($0, SOL_SOCKET, SO_PEERCRED, &credentials, &length) }
     guard result == 0 else { return CInt(result) }
     out?.pointee = san_peer(pid: credentials.pid, uid: credentials.uid)
     return 0
@@ -217,7 +237,7 @@ private func transmit(_ fd: CInt, _ bytes: UnsafeRawPointer, _ length: Int, _ fi
 private func shmSend(_ socket: san_socket, _ message: UnsafeRawPointer?, _ length: Int) -> Int {
     guard let message, length == Message.size else { return -Int(EINVAL) }
     let handle = companion(socket)
-    let result = transmit(handle.pointee.fd, message, length, handle.pointee.memory, -1)
+    let result = using(socket) { transmit($0, message, length, handle.pointee.memory, -1) }
     if result == length {
         release(handle.pointee.memory)
         handle.pointee.memory = -1
@@ -228,7 +248,7 @@ private func shmSend(_ socket: san_socket, _ message: UnsafeRawPointer?, _ lengt
 private func shmReceive(_ socket: san_socket, _ buffer: UnsafeMutableRawPointer?, _ capacity: Int) -> Int {
     guard let buffer, capacity >= Message.size else { return -Int(EINVAL) }
     let handle = companion(socket)
-    let waiting = sys_recv(handle.pointee.fd, buffer, Message.size, CInt(MSG_PEEK | MSG_DONTWAIT))
+    let waiting = using(socket) { sys_recv($0, buffer, Message.size, CInt(MSG_PEEK | MSG_DONTWAIT)) }
     if waiting <= 0 { return waiting }
     // A message is sent by one call and arrives whole: half of one is no peer of ours.
     guard waiting == Message.size else { return -Int(EPROTO) }
@@ -242,7 +262,7 @@ private func shmReceive(_ socket: san_socket, _ buffer: UnsafeMutableRawPointer?
             message.msg_iovlen = 1
             message.msg_control = control.baseAddress
             message.msg_controllen = control.count
-            let result = sys_recvmsg(handle.pointee.fd, &message, CInt(MSG_DONTWAIT) | CInt(MSG_CMSG_CLOEXEC))
+            let result = using(socket) { sys_recvmsg($0, &message, CInt(MSG_DONTWAIT) | CInt(MSG_CMSG_CLOEXEC)) }
             if result > 0, let header = libc_cmsg_first(&message), header.pointee.cmsg_level == SOL_SOCKET,
                 header.pointee.cmsg_type == CInt(SCM_RIGHTS)
             {
@@ -272,8 +292,9 @@ private func shmDuplicate(_ socket: san_socket, _ channel: san_socket, _ message
     -> CInt
 {
     guard let message, length == Message.size else { return -EINVAL }
-    let result = transmit(
-        companion(channel).pointee.fd, message, length, companion(socket).pointee.memory, companion(socket).pointee.fd)
+    let result = using(socket) { passed in
+        using(channel) { transmit($0, message, length, companion(socket).pointee.memory, passed) }
+    }
     return result == length ? 0 : CInt(truncatingIfNeeded: result < 0 ? result : -Int(EPIPE))
 }
 
@@ -294,10 +315,13 @@ private func shmAdopt(_ channel: san_socket, _ out: UnsafeMutablePointer<san_soc
 // MARK: Extension functions
 
 private func shmControl(
-    _: san_socket, _ code: UInt32, _ input: UnsafeRawPointer?, _ inputLength: Int, _ output: UnsafeMutableRawPointer?,
-    _ outputLength: Int
+    _ socket: san_socket, _ code: UInt32, _ input: UnsafeRawPointer?, _ inputLength: Int,
+    _ output: UnsafeMutableRawPointer?, _ outputLength: Int
 ) -> CInt {
     if code == UInt32(SAN_IOCTL_ADDRESS_LIST) { return -EOPNOTSUPP }
+    if code == UInt32(SAN_IOCTL_RENUMBER), let input, inputLength == MemoryLayout<san_renumber>.size {
+        return renumber(companion(socket), input.load(as: san_renumber.self))
+    }
     guard code == UInt32(SAN_IOCTL_GET_EXTENSION), let input, inputLength == MemoryLayout<san_guid>.size else {
         return -EINVAL
     }
@@ -318,9 +342,29 @@ private func shmControl(
                 return 0
             },
             ring_doorbell: ringDoorbell, wait_doorbell: waitDoorbell,
-            interrupt: { CInt(sys_shutdown(companion($0).pointee.fd, CInt(SHUT_RD))) },
+            interrupt: { using($0) { CInt(sys_shutdown($0, CInt(SHUT_RD))) } },
             silence_doorbell: silenceDoorbell,
-            finish: { CInt(sys_shutdown(companion($0).pointee.fd, CInt(SHUT_WR))) }, push: nil), as: san_direct_memory.self)
+            finish: { using($0) { CInt(sys_shutdown($0, CInt(SHUT_WR))) } }, push: nil), as: san_direct_memory.self)
+    return 0
+}
+
+/// The program needs the number of a descriptor (san_renumber). Calls that block are left where they are: they hold the file.
+private func renumber(_ handle: Handle, _ change: san_renumber) -> CInt {
+    if handle.pointee.memory == change.from {
+        handle.pointee.memory = change.to
+    } else if handle.pointee.adopted == change.from {
+        handle.pointee.adopted = change.to
+    } else if handle.pointee.fd.load(ordering: .relaxed) == change.from {
+        handle.pointee.fd.store(change.to, ordering: .sequentiallyConsistent)
+        // Not for ever: a thread that fork left behind counts, and so does a call that a signal handler interrupted.
+        var rounds = 0
+        while handle.pointee.users.load(ordering: .sequentiallyConsistent) > 0, rounds < 10_000 {
+            sched_yield()
+            rounds &+= 1
+        }
+    } else {
+        return -ENOENT
+    }
     return 0
 }
 
@@ -382,7 +426,7 @@ private func map(
 
 private func ringDoorbell(_ socket: san_socket) -> CInt {
     var byte: UInt8 = 1
-    let result = sys_send(companion(socket).pointee.fd, &byte, 1, CInt(MSG_DONTWAIT | MSG_NOSIGNAL))
+    let result = using(socket) { sys_send($0, &byte, 1, CInt(MSG_DONTWAIT | MSG_NOSIGNAL)) }
     // A full socket buffer is as good as a doorbell rung.
     return result >= 0 || result == -Int(EAGAIN) ? 0 : -EPIPE
 }
@@ -390,12 +434,14 @@ private func ringDoorbell(_ socket: san_socket) -> CInt {
 /// Blocks as recv(2) on the connection would: interrupted or restarted by a signal as the kernel decides (SA_RESTART).
 private func waitDoorbell(_ socket: san_socket) -> CInt {
     var byte: UInt8 = 0
-    return CInt(truncatingIfNeeded: min(0, sys_recv(companion(socket).pointee.fd, &byte, 1, CInt(MSG_PEEK))))
+    let fd = companion(socket).pointee.fd.load(ordering: .sequentiallyConsistent)
+    return CInt(truncatingIfNeeded: min(0, sys_recv(fd, &byte, 1, CInt(MSG_PEEK))))
 }
 
 private func silenceDoorbell(_ socket: san_socket) -> CInt {
     var bytes: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0, 0)
-    let fd = companion(socket).pointee.fd
-    let result = withUnsafeMutableBytes(of: &bytes) { sys_recv(fd, $0.baseAddress!, $0.count, CInt(MSG_DONTWAIT)) }
+    let result = withUnsafeMutableBytes(of: &bytes) { bytes in
+        using(socket) { sys_recv($0, bytes.baseAddress!, bytes.count, CInt(MSG_DONTWAIT)) }
+    }
     return result > 0 ? 1 : result == -Int(EAGAIN) || result == -Int(EINTR) ? 0 : -EPIPE
 }

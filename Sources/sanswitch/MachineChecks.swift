@@ -75,13 +75,16 @@ enum MachineChecks {
         }
     }
 
-    /// The library keeps its descriptors in the upper quarter of the numbers that a process may have.
+    /// The library keeps its descriptors beyond the soft limit on numbers, or, where the hard limit leaves no room, high up within it.
     private static func checkDescriptors(_ diagnosis: inout Diagnosis) {
         var limit = rlimit()
         guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
-        let room = min(limit.rlim_cur, 1 << 20) / 4
-        let text = "descriptor limit \(limit.rlim_cur): room for about \(room) switched connections in a process"
-        let remedy = "raise it before starting the program: `ulimit -n 65536` (hard limit: \(limit.rlim_max))"
+        let (soft, hard) = (min(limit.rlim_cur, 1 << 20), min(limit.rlim_max, 1 << 20))
+        // Each connection of the program takes two: its own number, and one of the library's.
+        let room = max(min(soft, hard - soft), soft / 2)
+        let text = "descriptor limit \(soft), hard \(hard): room for about \(room) switched connections in a process"
+        let remedy =
+            "raise the hard limit before starting the program, and keep the soft one below it: `ulimit -Hn 65536`"
         if room < 4 { return diagnosis.bad(text, remedy: remedy) }
         room < 256 ? diagnosis.note(text, remedy: remedy) : diagnosis.good(text)
     }

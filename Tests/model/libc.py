@@ -47,7 +47,7 @@ def call(name, *arguments):
 
 INTS = {"poll", "epoll_wait", "epoll_ctl", "recvmmsg", "sendmmsg", "select", "dprintf", "close_range", "fcntl", "ioctl",
         "setsockopt", "getsockopt", "getpeername", "getsockname", "fflush", "fclose", "fputs", "fputc", "fgetc",
-        "connect", "listen", "shutdown", "ppoll"}
+        "connect", "listen", "shutdown", "ppoll", "dup2", "dup3"}
 
 
 def vectors(*buffers):

@@ -113,3 +113,22 @@ def test_saves_in_a_fork_under_load(stage):
     assert "RDB looks OK" in stage.start(["redis-check-rdb", stage.path("saved.rdb")], False).wait()
     assert cli(stage, port, "GET", "kept-2").output == "value-2\n"
     stage.proves(2 * requests * 512)
+
+
+@pytest.mark.parametrize("hard", [4096, 232])
+def test_clients_up_to_the_limit_of_descriptors(stage, hard):
+    """As many clients as the server's descriptors allow, by its own count; one more is told so."""
+    need("prlimit")
+    requests, clients = 8000, 200
+    port = free_port()
+    stage.server("prlimit", "--nofile=232:%d" % hard, "redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "",
+                 "--dir", stage.directory, "--maxclients", clients, port=port)
+    assert benchmark(stage, port, requests, "-c", str(clients - 5)) == ["SET", "GET"]
+    waiting = [stage.client("redis-cli", "-p", port, "BLPOP", "none", "0") for _ in range(20)]
+    load = stage.client("redis-benchmark", "-p", port, "-c", str(clients + 10), "-n", requests, "-t", "get")
+    load.wait(expect=None)
+    assert "max number of clients" in load.output + load.errors, load.output + load.errors
+    stage.same([client.process.poll() for client in waiting])
+    # Within the hard limit there is room for some of the companions only.
+    if hard > 232:
+        stage.proves(2 * requests * 512)

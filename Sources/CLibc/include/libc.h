@@ -134,6 +134,8 @@ static inline struct epoll_event libc_epoll_event(uint32_t events, uint64_t data
 /* Signals blocked and a detached thread started: the switch thread never runs the program's handlers. */
 int libc_start_thread(void *(*body)(void *), void *argument);
 int libc_on_fork(void (*prepare)(void), void (*parent)(void), void (*child)(void));
+/* A copy of `fd` at the lowest free number from `first` on, even beyond the soft limit on numbers, closed on exec; or -errno. */
+int libc_copy_beyond(int fd, int first);
 /* One line to the log descriptor; no allocation. */
 void libc_log(int descriptor, const char *event, int fd, uint64_t first, uint64_t second);
 void libc_log_text(int descriptor, const char *event, const char *name, const char *text, int number);

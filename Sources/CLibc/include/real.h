@@ -4,7 +4,9 @@
 #ifndef SANSWITCH_REAL_H
 #define SANSWITCH_REAL_H
 #include "libc.h"
+#include <dirent.h>
 #include <spawn.h>
+#include <stdio.h>
 
 /* X(result, name, parameters, arguments) */
 #define REAL_CALLS(X) \
@@ -63,6 +65,23 @@
       (set, events, count, timeout, mask)) \
     X(int, epoll_pwait2, (int set, struct epoll_event *events, int count, const struct timespec *timeout, const sigset_t *mask), \
       (set, events, count, timeout, mask)) \
+    X(int, open, (const char *path, int flags, unsigned mode), (path, flags, mode)) \
+    X(int, open64, (const char *path, int flags, unsigned mode), (path, flags, mode)) \
+    X(int, openat, (int directory, const char *path, int flags, unsigned mode), (directory, path, flags, mode)) \
+    X(int, openat64, (int directory, const char *path, int flags, unsigned mode), (directory, path, flags, mode)) \
+    X(int, creat, (const char *path, mode_t mode), (path, mode)) \
+    X(int, creat64, (const char *path, mode_t mode), (path, mode)) \
+    X(FILE *, fopen, (const char *path, const char *mode), (path, mode)) \
+    X(FILE *, fopen64, (const char *path, const char *mode), (path, mode)) \
+    X(DIR *, opendir, (const char *path), (path)) \
+    X(int, pipe, (int *ends), (ends)) \
+    X(int, pipe2, (int *ends, int flags), (ends, flags)) \
+    X(int, socketpair, (int domain, int type, int protocol, int *ends), (domain, type, protocol, ends)) \
+    X(int, eventfd, (unsigned value, int flags), (value, flags)) \
+    X(int, timerfd_create, (int clock, int flags), (clock, flags)) \
+    X(int, signalfd, (int fd, const sigset_t *mask, int flags), (fd, mask, flags)) \
+    X(int, inotify_init1, (int flags), (flags)) \
+    X(int, memfd_create, (const char *name, unsigned flags), (name, flags)) \
     X(pid_t, _Fork, (void), ()) \
     X(int, execve, (const char *path, char *const arguments[], char *const environment[]), (path, arguments, environment)) \
     X(int, execvpe, (const char *file, char *const arguments[], char *const environment[]), (file, arguments, environment)) \
@@ -107,6 +126,7 @@ static inline long sys_getsockname(int fd, void *address, socklen_t *length) { r
 static inline long sys_getpeername(int fd, void *address, socklen_t *length) { return SYS(real_calls.getpeername(fd, (struct sockaddr *)address, length)); }
 static inline long sys_shutdown(int fd, int how) { return SYS(real_calls.shutdown(fd, how)); }
 static inline long sys_fcntl(int fd, int command, long argument) { return SYS(real_calls.fcntl(fd, command, (void *)argument)); }
+static inline long sys_dup3(int from, int to, int flags) { return SYS(real_calls.dup3(from, to, flags)); }
 static inline long sys_ioctl_int(int fd, unsigned long request, int *value) { return SYS(real_calls.ioctl(fd, request, value)); }
 static inline long sys_poll(struct pollfd *entries, nfds_t count, int timeout) { return SYS(real_calls.poll(entries, count, timeout)); }
 static inline long sys_ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask) { return SYS(real_calls.ppoll(entries, count, timeout, mask)); }
@@ -116,11 +136,11 @@ static inline long sys_epoll_wait(int set, struct epoll_event *events, int count
 static inline long sys_read(int fd, void *buffer, size_t length) { return SYS(real_calls.read(fd, buffer, length)); }
 static inline long sys_write(int fd, const void *buffer, size_t length) { return SYS(real_calls.write(fd, buffer, length)); }
 static inline long sys_pread(int fd, void *buffer, size_t length, off_t offset) { return SYS(syscall(SYS_pread64, fd, buffer, length, offset)); }
-static inline long sys_open(const char *path, int flags) { return SYS(open(path, flags)); }
+static inline long sys_open(const char *path, int flags) { return SYS(syscall(SYS_openat, AT_FDCWD, path, flags, 0666)); }
 static inline long sys_readlink(const char *path, char *buffer, size_t length) { return SYS(readlink(path, buffer, length)); }
 static inline long sys_memfd_create(const char *name, unsigned flags) { return SYS(syscall(SYS_memfd_create, name, flags)); }
 static inline long sys_ftruncate(int fd, off_t length) { return SYS(ftruncate(fd, length)); }
-static inline long sys_eventfd(void) { return SYS(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)); }
+static inline long sys_eventfd(void) { return SYS(real_calls.eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)); }
 static inline long sys_madvise(void *address, size_t length, int advice) { return SYS(madvise(address, length, advice)); }
 static inline long sys_getpid(void) { return syscall(SYS_getpid); }
 static inline long sys_futex(uint32_t *word, int operation, uint32_t value, const struct timespec *timeout) { return SYS(syscall(SYS_futex, word, operation, value, timeout, NULL, 0)); }

@@ -15,6 +15,11 @@ int switch_accept(int fd, struct sockaddr *address, socklen_t *length);
 int switch_connect(int fd, const struct sockaddr *address, socklen_t length);
 int switch_shutdown(int fd, int how);
 int switch_close(int fd);
+/* A call has failed with EMFILE. True: descriptors of the switch have made room, call once more. errno is EMFILE after it. */
+bool switch_make_room(void);
+/* A call has made fd, or a pair: its number as it would be without the switch. -1 stays -1. */
+int switch_settle(int fd);
+void switch_settle_pair(int fds[2]);
 int switch_close_range(unsigned first, unsigned last, int flags);
 void switch_closefrom(int first);
 

@@ -8,7 +8,7 @@ import Synchronization
 
 @c @implementation
 public func switch_socket(_ domain: CInt, _ type: CInt, _ protocolNumber: CInt) -> CInt {
-    let fd = real_socket(domain, type, protocolNumber)
+    let fd = withRoom { real_socket(domain, type, protocolNumber) }
     guard fd >= 0, domain == AF_INET || domain == AF_INET6, type & 0xf == CInt(SOCK_STREAM.rawValue),
         protocolNumber == 0 || protocolNumber == CInt(IPPROTO_TCP), settings.isOn, Process.prepare()
     else { return fd }
@@ -49,13 +49,13 @@ func isTCP(_ fd: CInt) -> Bool {
 public func switch_accept(
     _ fd: CInt, _ address: UnsafeMutablePointer<sockaddr>?, _ length: UnsafeMutablePointer<socklen_t>?
 ) -> CInt {
-    accepted(real_accept(fd, address, length), from: fd)
+    accepted(withRoom { real_accept(fd, address, length) }, from: fd)
 }
 
 @c @implementation
 public func switch_accept4(
     _ fd: CInt, _ address: UnsafeMutablePointer<sockaddr>?, _ length: UnsafeMutablePointer<socklen_t>?, _ flags: CInt
-) -> CInt { accepted(real_accept4(fd, address, length, flags), from: fd) }
+) -> CInt { accepted(withRoom { real_accept4(fd, address, length, flags) }, from: fd) }
 
 @inline(__always)
 private func accepted(_ fd: CInt, from listening: CInt) -> CInt {

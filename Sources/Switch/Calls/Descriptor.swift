@@ -76,8 +76,9 @@ private func dismiss(_ slot: Slot, _ fd: CInt) {
 public func switch_close(_ fd: CInt) -> CInt {
     let slot = DescriptorTable.slot(fd)
     if slot == .empty { return real_close(fd) }
-    if slot == .hidden { return fail(EBADF) }
+    // A vfork child has its own descriptors, and may do with them what it likes.
     guard Process.isOwn else { return real_close(fd) }
+    if slot == .hidden { return fail(EBADF) }
     let taken = DescriptorTable.exchange(fd, .empty)
     taken.session?.forget(fd)
     let result = real_close(fd)
@@ -100,21 +101,22 @@ public func switch_closed_by_libc(_ fd: CInt) {
 @c @implementation
 public func switch_close_range(_ first: UInt32, _ last: UInt32, _ flags: CInt) -> CInt {
     if settings.log > 2 { _ = DescriptorTable.create() }
-    guard DescriptorTable.slots != nil, first <= last, flags & CInt(CLOSE_RANGE_CLOEXEC) == 0, Process.isOwn else {
+    guard DescriptorTable.slots != nil, first <= last, flags & ~CInt(CLOSE_RANGE_UNSHARE) == 0, Process.isOwn else {
         return real_close_range(first, last, flags)
     }
     // Ours stay open: the ranges between them are closed by the kernel, the program's known ones one by one.
     var start = first
-    for fd in first...min(last, UInt32(DescriptorTable.capacity - 1)) {
+    let end = UInt32(bitPattern: DescriptorTable.end)
+    for fd in first..<max(first, min(last, end &- 1) &+ 1) where end > 0 {
         let slot = DescriptorTable.slot(CInt(bitPattern: fd))
-        if slot == .empty || slot.isFresh { continue }
+        if slot == .empty { continue }
+        if slot.isFresh {
+            DescriptorTable.exchange(CInt(bitPattern: fd), .empty)
+            continue
+        }
         if fd > start, real_close_range(start, fd - 1, flags) < 0 { return -1 }
         if slot != .hidden { _ = switch_close(CInt(bitPattern: fd)) }
         start = fd + 1
-    }
-    for fd in first...min(last, UInt32(DescriptorTable.capacity - 1))
-    where DescriptorTable.slot(CInt(bitPattern: fd)).isFresh {
-        DescriptorTable.exchange(CInt(bitPattern: fd), .empty)
     }
     return start <= last ? real_close_range(start, last, flags) : 0
 }
@@ -153,21 +155,25 @@ private func copied(_ from: CInt, _ to: CInt) {
 @c @implementation
 public func switch_dup(_ fd: CInt) -> CInt {
     if HiddenDescriptors.isHidden(fd) { return fail(EBADF) }
-    let copy = real_dup(fd)
+    let copy = withRoom { real_dup(fd) }
     if copy >= 0 { copied(fd, copy) }
     return copy
 }
 
 private func replace(_ from: CInt, _ to: CInt, _ real: () -> CInt) -> CInt {
     if HiddenDescriptors.isHidden(from) { return fail(EBADF) }
-    if HiddenDescriptors.isHidden(to) { return fail(EBUSY) }
     let isSame = from == to
-    let taken =
+    let mayReplace =
         !isSame && DescriptorTable.slot(to) != .empty && Process.isOwn && sys_fcntl(from, F_GETFD, 0) >= 0
-        ? DescriptorTable.exchange(to, .empty) : .empty
+        && rlim_t(to) < HiddenDescriptors.limits().soft
+    let isOurs = mayReplace && HiddenDescriptors.isHidden(to)
+    // Nobody of ours could be asked for the number: what the kernel says when it is being opened at the same time.
+    if isOurs, !HiddenDescriptors.vacate(to) { return fail(EBUSY) }
+    let taken = mayReplace ? DescriptorTable.exchange(to, .empty) : .empty
     taken.session?.forget(to)
     let result = real()
     let error = libc_errno()
+    if result < 0, isOurs { _ = sys_close(to) }
     dismiss(taken, to)
     if result >= 0, !isSame { copied(from, to) }
     libc_set_errno(error)
@@ -186,15 +192,33 @@ public func switch_dup3(_ from: CInt, _ to: CInt, _ flags: CInt) -> CInt {
     return replace(from, to) { real_dup3(from, to, flags) }
 }
 
+/// The lowest number from `argument` on that is free but for us.
+private func duplicate(_ fd: CInt, _ command: CInt, _ argument: UnsafeMutableRawPointer?) -> CInt {
+    var copy = real_fcntl(fd, command, argument)
+    if copy < 0, libc_errno() == EMFILE, switch_make_room() { copy = real_fcntl(fd, command, argument) }
+    guard copy >= 0, Process.isOwn else { return copy }
+    let first = max(0, CInt(truncatingIfNeeded: Int(bitPattern: argument)))
+    for number in first..<max(first, copy) where HiddenDescriptors.isHidden(number) {
+        if HiddenDescriptors.vacate(number) { return HiddenDescriptors.rename(copy, number) }
+    }
+    return copy
+}
+
 @c @implementation
 public func switch_fcntl(_ fd: CInt, _ command: CInt, _ argument: UnsafeMutableRawPointer?) -> CInt {
     let slot = DescriptorTable.slot(fd)
-    if slot == .empty { return real_fcntl(fd, command, argument) }
     if slot == .hidden { return fail(EBADF) }
+    if slot == .empty, DescriptorTable.slots == nil || (command != F_DUPFD && command != F_DUPFD_CLOEXEC) {
+        return real_fcntl(fd, command, argument)
+    }
+    if command == F_DUPFD || command == F_DUPFD_CLOEXEC {
+        let copy = duplicate(fd, command, argument)
+        if copy >= 0 { copied(fd, copy) }
+        return copy
+    }
     let result = real_fcntl(fd, command, argument)
     guard result >= 0 else { return result }
     switch command {
-    case F_DUPFD, F_DUPFD_CLOEXEC: copied(fd, result)
     case F_SETFL:
         let isNonBlocking = Int(bitPattern: argument) & Int(O_NONBLOCK) != 0
         slot.session?.state.pointee.isNonBlocking.store(isNonBlocking ? 1 : 0, ordering: .relaxed)

@@ -2,6 +2,7 @@ import CLibc
 import Configuration
 import Libc
 import Registry
+import Synchronization
 
 /// What the environment says, then files (ConfigurationFiles). The environment is read once, when the library is loaded: nginx
 /// empties its workers' environment, others rewrite it.
@@ -62,13 +63,15 @@ struct Settings {
         return UnsafePointer(copy)
     }
 
-    /// The same file under a number that the program will not meet.
+    /// The same file under a number that the program will not meet; the table of numbers comes later.
     private static func outOfTheWay(_ fd: CInt) -> CInt {
-        var limit = rlimit()
-        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return fd }
-        let placed = sys_fcntl(fd, F_DUPFD_CLOEXEC, Int(min(limit.rlim_cur, 1 << 20)) / 8 * 7)
+        let limit = HiddenDescriptors.limits()
+        var placed = HiddenDescriptors.copyBeyond(fd, limit)
+        if placed < 0 {
+            placed = CInt(truncatingIfNeeded: sys_fcntl(fd, F_DUPFD_CLOEXEC, Int(min(limit.soft, 1 << 16)) / 8 * 7))
+        }
         if placed >= 0 { _ = sys_close(fd) }
-        return placed < 0 ? fd : CInt(placed)
+        return placed < 0 ? fd : placed
     }
 
     mutating func read() {
@@ -114,7 +117,27 @@ func logText(_ event: StaticString, _ name: UnsafePointer<CChar>, _ text: Static
 
 @inline(never)
 private func writeLog(_ event: StaticString, _ fd: CInt, _ first: UInt64, _ second: UInt64) {
+    Log.writers.wrappingAdd(1, ordering: .sequentiallyConsistent)
     event.withUTF8Buffer {
         $0.withMemoryRebound(to: CChar.self) { libc_log(settings.log, $0.baseAddress!, fd, first, second) }
+    }
+    Log.writers.wrappingSubtract(1, ordering: .sequentiallyConsistent)
+}
+
+/// The log's own descriptor.
+enum Log {
+    /// Threads that write a line.
+    fileprivate static let writers = Atomic<UInt32>(0)
+
+    /// The program needs its number (GivingWay.swift); -1: the log ends.
+    static func renumber(_ number: CInt, _ new: CInt) -> Bool {
+        guard settings.log == number else { return false }
+        settings.log = new
+        var rounds = 0
+        while writers.load(ordering: .sequentiallyConsistent) > 0, rounds < 10_000 {
+            sched_yield()
+            rounds &+= 1
+        }
+        return true
     }
 }

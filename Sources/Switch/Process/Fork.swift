@@ -6,7 +6,11 @@ import Synchronization
 // fork(2): the child shares the state of every session (SessionState) and has its own copy of the tables. Locks are held
 // across the fork so that the child finds the tables whole.
 
+/// Written and read by the thread that forks, under the lock.
+nonisolated(unsafe) private var isEntered = false
+
 func forkPrepare() {
+    isEntered = HiddenDescriptors.enter()
     holdForChild()
     Broker.lock.lock()
     Providers.lock.lock()
@@ -20,6 +24,7 @@ func forkParent() {
     guardian.unlock()
     Providers.lock.unlock()
     Broker.lock.unlock()
+    if isEntered { HiddenDescriptors.leave() }
 }
 
 func forkChild() {
@@ -27,6 +32,7 @@ func forkChild() {
     guardian.reset()
     Providers.lock.reset()
     Broker.lock.reset()
+    HiddenDescriptors.forgetInChild()
     let parent = Process.pid
     Process.pid = UInt32(truncatingIfNeeded: sys_getpid())
     forEachSession { session in

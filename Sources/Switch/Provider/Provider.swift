@@ -114,6 +114,13 @@ extension UnsafeMutablePointer where Pointee == Provider {
         return HiddenDescriptors.isHidden(fd) ? fd : -1
     }
 
+    /// The program needs the number `from`; the file is open as `to`, too, or -1. False: not of this socket, or the provider cannot.
+    func renumber(_ socket: san_socket, _ from: CInt, _ to: CInt) -> Bool {
+        var change = san_renumber(from: from, to: to)
+        let length = MemoryLayout<san_renumber>.size
+        return call { pointee.functions.ioctl(socket, UInt32(SAN_IOCTL_RENUMBER), &change, length, nil, 0) } == 0
+    }
+
     func peer(_ socket: san_socket, _ out: inout san_peer) -> CInt { call { pointee.functions.peer(socket, &out) } }
 
     func send(_ socket: san_socket, _ message: UnsafeRawBufferPointer) -> Bool {

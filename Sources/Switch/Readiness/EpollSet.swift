@@ -102,7 +102,9 @@ enum InterestPool {
         let length = capacity * stride
         for upper in 0x1a53..<0x1a5b {
             let wish = UnsafeMutableRawPointer(bitPattern: upper << 32 | 1 << 30)
-            guard let place = sys_map_near(wish, length, -1, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE) else { return nil }
+            guard let place = sys_map_near(wish, length, -1, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE) else {
+                return nil
+            }
             if UInt(bitPattern: place) & 0xffff_ffff >= 1 << 28 { return place }
             sys_unmap(place, length)
         }
@@ -291,9 +293,41 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
         let fd = sys_eventfd()
         guard fd >= 0 else { return }
         pointee.kick = HiddenDescriptors.place(CInt(fd))
+        guard pointee.kick >= 0 else {
+            _ = sys_close(CInt(fd))
+            return
+        }
         var event = libc_epoll_event(UInt32(EPOLLIN.rawValue), InterestPool.kickData)
         _ = sys_epoll_ctl(pointee.fd, EPOLL_CTL_ADD, pointee.kick, &event)
         ring()
+    }
+
+    /// The program needs the number of a kick (GivingWay.swift); -1: it goes, if no session of its set needs it.
+    static func renumberKick(_ number: CInt, _ new: CInt) -> Bool {
+        for fd in 0..<DescriptorTable.end {
+            guard let set = DescriptorTable.slot(fd).epollSet, set.pointee.kick == number else { continue }
+            set.pointee.lock.lock()
+            defer { set.pointee.lock.unlock() }
+            guard set.pointee.kick == number, new >= 0 || set.pointee.followed.load(ordering: .relaxed) == 0 else {
+                return false
+            }
+            var event = libc_epoll_event(UInt32(EPOLLIN.rawValue), InterestPool.kickData)
+            _ = sys_epoll_ctl(set.pointee.fd, EPOLL_CTL_DEL, number, nil)
+            if new >= 0 { _ = sys_epoll_ctl(set.pointee.fd, EPOLL_CTL_ADD, new, &event) }
+            set.pointee.kick = new
+            return true
+        }
+        return false
+    }
+
+    /// The doorbell of a followed session has another number. With `Readiness.lock` held.
+    func watchDoorbell(_ interest: InterestRef, _ number: CInt, _ new: CInt) {
+        pointee.lock.lock()
+        var bell = libc_epoll_event(
+            UInt32(EPOLLIN.rawValue) | Readiness.edge, UInt64(UInt(bitPattern: interest)) | EventTag.doorbell)
+        _ = sys_epoll_ctl(pointee.fd, EPOLL_CTL_DEL, number, nil)
+        _ = sys_epoll_ctl(pointee.fd, EPOLL_CTL_ADD, new, &bell)
+        pointee.lock.unlock()
     }
 
     private func ring() {
@@ -378,10 +412,9 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
         Readiness.lock.lock()
         while let interest = pointee.interests { remove(interest, closing: true) }
         Readiness.lock.unlock()
-        if pointee.kick >= 0 {
-            HiddenDescriptors.release(pointee.kick)
-            _ = sys_close(pointee.kick)
-            pointee.kick = -1
-        }
+        pointee.lock.lock()
+        HiddenDescriptors.close(pointee.kick)
+        pointee.kick = -1
+        pointee.lock.unlock()
     }
 }

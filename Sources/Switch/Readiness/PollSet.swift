@@ -11,6 +11,8 @@ struct PollSet {
         var session: SessionRef?
         /// The ring says when at least one direction is ready.
         var isFollowed = false
+        /// The kernel is asked for the doorbell in place of the program's entry.
+        var isBellAlone = false
     }
 
     let entries: UnsafeMutablePointer<pollfd>
@@ -76,11 +78,16 @@ struct PollSet {
                 left = now >= deadline ? 0 : Int(deadline &- now)
             }
             // Others who sleep on one of these doorbells may silence it before this thread looks: look every millisecond.
-            let isCut = !isAlone && (left < 0 || left > 1_000_000)
+            var isCut = !isAlone && (left < 0 || left > 1_000_000)
             if isCut { left = 1_000_000 }
-            var limit = timespec(tv_sec: max(0, left) / 1_000_000_000, tv_nsec: max(0, left) % 1_000_000_000)
-            let result = withUnsafePointer(to: &limit) {
-                real_ppoll(asked, nfds_t(count + bells), left < 0 ? nil : $0, mask)
+            let error = libc_errno()
+            var result = ask(left, mask)
+            if result < 0, bells > 0, libc_errno() == EINVAL {
+                // poll(2) takes no more entries than RLIMIT_NOFILE, and the doorbells were too many.
+                isCut = !leaveOutEntries() && (left < 0 || left > 1_000_000) || isCut
+                if isCut { left = 1_000_000 }
+                libc_set_errno(error)
+                result = ask(left, mask)
             }
             if result < 0 {
                 _ = sleep(-1)
@@ -91,6 +98,31 @@ struct PollSet {
             _ = sleep(-1)
             if ready != 0 || (result == 0 && !isCut) { return ready }
         }
+    }
+
+    private func ask(_ nanoseconds: Int, _ mask: UnsafePointer<sigset_t>?) -> CInt {
+        var limit = timespec(
+            tv_sec: max(0, nanoseconds) / 1_000_000_000, tv_nsec: max(0, nanoseconds) % 1_000_000_000)
+        return withUnsafePointer(to: &limit) {
+            real_ppoll(asked, nfds_t(count + bells), nanoseconds < 0 ? nil : $0, mask)
+        }
+    }
+
+    /// Leaves out what the doorbell tells as well: an aware peer rings for whatever it does to a connection that is wholly on the
+    /// companion. False: a session with one direction on TCP needs both, and lacks its doorbell.
+    private mutating func leaveOutEntries() -> Bool {
+        var isComplete = true
+        for i in 0..<count where watched[i].isFollowed {
+            let session = watched[i].session.unsafelyUnwrapped
+            if session.receivesOnCompanion, session.sendsOnCompanion {
+                asked[i] = pollfd(fd: session.pointee.doorbell, events: CShort(POLLIN), revents: 0)
+                watched[i].isBellAlone = true
+            } else {
+                isComplete = false
+            }
+        }
+        bells = 0
+        return isComplete
     }
 
     /// Counts this thread among the sleepers of its sessions, or no longer; whether nobody else sleeps there.
@@ -122,6 +154,7 @@ struct PollSet {
             DescriptorTable.slot(entries[i].fd).epollSet?.settle()
             guard let session = watched[i].session else { continue }
             session.returnBeforeSleep()
+            watched[i].isBellAlone = false
             watched[i].isFollowed = session.usesCompanion
             guard watched[i].isFollowed else { continue }
             let wanted = wantedBits(i)
@@ -176,11 +209,13 @@ struct PollSet {
     private func report(mySleep: UInt32 = 0) -> CInt {
         var ready: CInt = 0
         var bell = count
+        let hasBells = bells > 0
         for i in 0..<count {
             var bits = UInt32(UInt16(bitPattern: asked[i].revents))
             if watched[i].isFollowed {
                 let session = watched[i].session.unsafelyUnwrapped
-                if asked[bell].revents != 0,
+                let rang = watched[i].isBellAlone ? asked[i].revents != 0 : hasBells && asked[bell].revents != 0
+                if rang,
                     session.state.pointee.sleepers.load(ordering: .sequentiallyConsistent) == mySleep
                 {
                     session.silenceDoorbell()

@@ -73,7 +73,9 @@ extension UnsafeMutablePointer where Pointee == Session {
     /// TCP has seen the peer finish. If the companion has ended as well, the peer is gone, and may have left bytes unread.
     private func lookForTheEnd() {
         distrust()
-        if stage == Session.Stage.attached, state.pointee.isEnded.load(ordering: .relaxed) == 0 { lookForCompanionsEnd() }
+        if stage == Session.Stage.attached, state.pointee.isEnded.load(ordering: .relaxed) == 0 {
+            lookForCompanionsEnd()
+        }
     }
 
     func kernelReadiness() -> UInt32 {

@@ -34,19 +34,25 @@ enum Broker {
     /// Guards everything below, and the listeners. Taken before `guardian`, never the other way round.
     static let lock = ProcessLock()
 
-    nonisolated(unsafe) private static var visitors: VisitorRef?
+    nonisolated(unsafe) static var visitors: VisitorRef?
     /// Visitors; read without the lock by calls that only want to know whether there are any.
     private static let waiting = Atomic<Int>(0)
     /// In-process claims.
     nonisolated(unsafe) private static var claims: SessionRef?
-    nonisolated(unsafe) private static var set: CInt = -1
+    nonisolated(unsafe) static var set: CInt = -1
     /// An eventfd that wakes the thread; edge-triggered, so nobody needs to read it.
-    nonisolated(unsafe) private static var bell: CInt = -1
-    private static let bellData: UInt64 = 2
-    nonisolated(unsafe) private static var isRunning = false
+    nonisolated(unsafe) static var bell: CInt = -1
+    static let bellData: UInt64 = 2
+    nonisolated(unsafe) static var isRunning = false
+    /// The thread is asked to close the set and end.
+    nonisolated(unsafe) static var isLeaving = false
+    /// Times that the thread has come back from its set.
+    static let rounds = Atomic<UInt32>(0)
+    /// A visitor could not be let in for want of descriptors.
+    nonisolated(unsafe) private static var isOutOfNumbers = false
     /// Tags in an event's data beside the bell's value.
-    private static let listenerTag: UInt64 = 1
-    private static let sessionTag: UInt64 = 3
+    static let listenerTag: UInt64 = 1
+    static let sessionTag: UInt64 = 3
 
     // MARK: Listening
 
@@ -112,29 +118,47 @@ enum Broker {
         listener.forEachRendezvous { stop($0) }
     }
 
-    private static func watch(_ companion: san_socket, _ provider: ProviderRef, _ data: UInt64) -> Bool {
+    static func watch(_ companion: san_socket, _ provider: ProviderRef, _ data: UInt64) -> Bool {
         var event = libc_epoll_event(UInt32(EPOLLIN.rawValue), data)
         return sys_epoll_ctl(set, EPOLL_CTL_ADD, provider.eventDescriptor(companion), &event) == 0
     }
 
-    private static func unwatch(_ companion: san_socket, _ provider: ProviderRef) {
+    static func unwatch(_ companion: san_socket, _ provider: ProviderRef) {
         _ = sys_epoll_ctl(set, EPOLL_CTL_DEL, provider.eventDescriptor(companion), nil)
     }
 
     private static func startThread() -> Bool {
-        if isRunning { return true }
+        if isRunning { return !isLeaving }
         let fd = sys_epoll_create1(CInt(EPOLL_CLOEXEC))
         guard fd >= 0 else { return false }
         set = HiddenDescriptors.place(CInt(fd))
+        if set < 0 { _ = sys_close(CInt(fd)) }
         let event = sys_eventfd()
-        if event >= 0 {
-            bell = HiddenDescriptors.place(CInt(event))
-            var interest = libc_epoll_event(UInt32(EPOLLIN.rawValue) | Readiness.edge, bellData)
-            _ = sys_epoll_ctl(set, EPOLL_CTL_ADD, bell, &interest)
+        bell = event < 0 ? -1 : HiddenDescriptors.place(CInt(event))
+        if bell < 0, event >= 0 { _ = sys_close(CInt(event)) }
+        guard set >= 0, bell >= 0, watchBell(), libc_start_thread({ _ in Broker.run() }, nil) == 0 else {
+            closeSet()
+            return false
         }
-        guard set >= 0, libc_start_thread({ _ in Broker.run() }, nil) == 0 else { return false }
         isRunning = true
         return true
+    }
+
+    static func watchBell() -> Bool {
+        var interest = libc_epoll_event(UInt32(EPOLLIN.rawValue) | Readiness.edge, bellData)
+        return sys_epoll_ctl(set, EPOLL_CTL_ADD, bell, &interest) == 0
+    }
+
+    private static func closeSet() {
+        HiddenDescriptors.close(set)
+        HiddenDescriptors.close(bell)
+        set = -1
+        bell = -1
+    }
+
+    static func ring() {
+        var one: UInt64 = 1
+        _ = sys_write(bell, &one, 8)
     }
 
     // MARK: The switch thread
@@ -144,14 +168,26 @@ enum Broker {
             while true {
                 let limit = Reclaim.timeout(waiting.load(ordering: .relaxed) > 0 ? 1000 : -1)
                 let count = sys_epoll_wait(set, events.baseAddress, 64, Resending.timeout(limit))
+                rounds.wrappingAdd(1, ordering: .sequentiallyConsistent)
                 lock.lock()
+                if isLeaving {
+                    closeSet()
+                    isLeaving = false
+                    isRunning = false
+                    lock.unlock()
+                    return nil
+                }
+                isOutOfNumbers = false
                 for i in 0..<max(0, count) { handle(libc_epoll_data(events.baseAddress! + i)) }
                 if waiting.load(ordering: .relaxed) > 0 { expire() }
+                let mustPause = isOutOfNumbers
                 lock.unlock()
                 // Sessions have locks that come before this one.
                 for i in 0..<max(0, count) { followSession(libc_epoll_data(events.baseAddress! + i)) }
                 Resending.look()
                 Reclaim.look()
+                // The visitor stays at the door, and the set ready.
+                if mustPause { HiddenDescriptors.pause(milliseconds: 50) }
             }
         }
     }
@@ -160,9 +196,7 @@ enum Broker {
     static func rouse() {
         lock.lock()
         defer { lock.unlock() }
-        guard startThread(), bell >= 0 else { return }
-        var one: UInt64 = 1
-        _ = sys_write(bell, &one, 8)
+        if startThread() { ring() }
     }
 
     private static func handle(_ data: UInt64) {
@@ -177,8 +211,12 @@ enum Broker {
                 greet(companion, provider)
                 result = provider.accept(rendezvous.pointee.companion, &companion)
             }
-            // One that cannot accept would be readable for ever. The next claim that finds nobody listening opens it again.
-            if result != -EAGAIN, result != -EINTR, result != -ECONNABORTED { stop(rendezvous) }
+            if result == -EMFILE || result == -ENFILE {
+                isOutOfNumbers = true
+            } else if result != -EAGAIN, result != -EINTR, result != -ECONNABORTED {
+                // One that cannot accept would be readable for ever. The next claim that finds nobody listening opens it again.
+                stop(rendezvous)
+            }
         } else if let visitor = VisitorRef(bitPattern: UInt(data)) {
             visitor.pointee.kind == .greeting ? hear(visitor) : dismissIfGone(visitor)
         }
@@ -197,8 +235,20 @@ enum Broker {
         _ = sys_epoll_ctl(set, EPOLL_CTL_ADD, session.pointee.doorbell, &event)
     }
 
+    /// The doorbell has another number.
+    static func follow(_ session: SessionRef, _ number: CInt, as new: CInt) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard isRunning, sys_epoll_ctl(set, EPOLL_CTL_DEL, number, nil) == 0, new >= 0 else { return }
+        var event = libc_epoll_event(
+            Readiness.readHangup | Readiness.edge, UInt64(UInt(bitPattern: session)) | sessionTag)
+        _ = sys_epoll_ctl(set, EPOLL_CTL_ADD, new, &event)
+    }
+
     static func unfollow(_ session: SessionRef) {
-        if isRunning, session.pointee.doorbell >= 0 { _ = sys_epoll_ctl(set, EPOLL_CTL_DEL, session.pointee.doorbell, nil) }
+        if isRunning, session.pointee.doorbell >= 0 {
+            _ = sys_epoll_ctl(set, EPOLL_CTL_DEL, session.pointee.doorbell, nil)
+        }
     }
 
     private static func followSession(_ data: UInt64) {
@@ -236,7 +286,7 @@ enum Broker {
     }
 
     /// Ends a visit, and the companion with it.
-    private static func dismiss(_ visitor: VisitorRef) {
+    static func dismiss(_ visitor: VisitorRef) {
         guard visitor.pointee.kind != .free else { return }
         unwatch(visitor.pointee.companion, visitor.pointee.provider)
         visitor.pointee.provider.close(visitor.pointee.companion)
@@ -461,16 +511,10 @@ enum Broker {
             session = candidate.pointee.nextClaim
         }
         claims = nil
-        if isRunning {
-            HiddenDescriptors.release(set)
-            _ = sys_close(set)
-            HiddenDescriptors.release(bell)
-            if bell >= 0 { _ = sys_close(bell) }
-        }
-        bell = -1
+        closeSet()
         Reclaim.forgetInChild()
         Resending.forgetInChild()
-        set = -1
         isRunning = false
+        isLeaving = false
     }
 }

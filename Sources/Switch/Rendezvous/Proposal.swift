@@ -7,18 +7,27 @@ import Wire
 
 /// The client's side of the rendezvous, and who is known to be unaware.
 enum Proposal {
-    /// Servers that refused lately, by hash of address and port: until when, nanoseconds. A collision costs a wait, no error.
-    nonisolated(unsafe) private static var refused: (key: UInt64, until: UInt64) = (0, 0)
+    /// The server that refused last: a hash of its address and port in the high half, the time until which it is taken to be
+    /// unaware in the low one, milliseconds. One word, for threads that meet here. A collision costs a wait, no error.
+    private static let refused = Atomic<UInt64>(0)
+    private static let timeBits: UInt64 = (1 << 32) - 1
 
     private static func key(_ server: SocketAddress) -> UInt64 {
-        server.high ^ server.low &* 31 ^ UInt64(server.port) << 48
+        ((server.high ^ server.low) &+ UInt64(server.port)) &* 0x9e37_79b9_7f4a_7c15 & ~timeBits
+    }
+
+    private static func refuses(_ server: SocketAddress) -> Bool {
+        let word = refused.load(ordering: .relaxed)
+        guard word & ~timeBits == key(server) else { return false }
+        let now = UInt32(truncatingIfNeeded: libc_nanoseconds() / 1_000_000)
+        return Int32(bitPattern: UInt32(truncatingIfNeeded: word) &- now) > 0
     }
 
     /// Proposes a companion for a connected client session, of the first suitable provider that finds the peer aware. Nil:
     /// proposed, or about to be; else why not.
     static func make(_ session: SessionRef) -> Reason? {
         let tuple = session.pointee.tuple
-        if refused.key == key(tuple.peer), libc_nanoseconds() < refused.until { return .peerUnaware }
+        if refuses(tuple.peer) { return .peerUnaware }
         var reason = Reason.peerNotOnThisHost
         var provider = Providers.suitable(after: nil, tuple.local, tuple.peer)
         while let candidate = provider {
@@ -31,7 +40,8 @@ enum Proposal {
     }
 
     static func refuse(_ server: SocketAddress) {
-        refused = (key(server), libc_nanoseconds() &+ Limits.unawareNanoseconds)
+        let until = (libc_nanoseconds() &+ Limits.unawareNanoseconds) / 1_000_000
+        refused.store(key(server) | until & timeBits, ordering: .relaxed)
     }
 
     private static func make(_ session: SessionRef, _ provider: ProviderRef) -> Reason? {

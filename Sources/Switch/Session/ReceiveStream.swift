@@ -62,7 +62,9 @@ extension UnsafeMutablePointer where Pointee == Session {
                 let received = receiveFromKernel(&vectors, .max, isLook || stays ? flags : flags & ~CInt(MSG_WAITALL))
                 state.pointee.receive.inKernel.wrappingSubtract(1, ordering: .sequentiallyConsistent)
                 if received > 0, !stays { acceptAfterReceiving() }
-                if received <= 0 || !all || isLook || stays { return done > 0 && received < 0 ? done : done &+ received }
+                if received <= 0 || !all || isLook || stays {
+                    return done > 0 && received < 0 ? done : done &+ received
+                }
                 done &+= received
                 vectors.advance(received)
                 if vectors.remaining == 0 { return done }

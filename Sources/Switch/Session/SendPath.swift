@@ -201,7 +201,9 @@ extension UnsafeMutablePointer where Pointee == Session {
     /// The peer's end of the companion is closed while its TCP socket is open: it has called exec past libc. What it took, it took.
     func followPeer() {
         answerWish()
-        guard state.pointee.send.onPath == .companion, state.pointee.isEnded.load(ordering: .relaxed) != 0 else { return }
+        guard state.pointee.send.onPath == .companion, state.pointee.isEnded.load(ordering: .relaxed) != 0 else {
+            return
+        }
         let offset = state.pointee.send.offset.load(ordering: .relaxed)
         endInterval(at: peerIsOpen ? min(consumedByPeer, offset) : offset, .companionEnded)
     }

@@ -11,6 +11,8 @@ enum SessionArena {
     nonisolated(unsafe) private static var firstFree: Int = -1
     nonisolated(unsafe) private static var nextFree: UnsafeMutablePointer<Int32>?
     nonisolated(unsafe) private static var sweepAt = 64
+    /// Kept open for the tools only; -1: none.
+    nonisolated(unsafe) private static var descriptor: CInt = -1
 
     private static func create() -> Bool {
         let fd = SessionPage.name.withUTF8Buffer {
@@ -23,18 +25,29 @@ enum SessionArena {
             _ = sys_close(CInt(fd))
             return false
         }
-        guard HiddenDescriptors.place(CInt(fd)) >= 0,
-            let links = sys_map(SessionPage.capacity * 4, -1, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
-        else {
+        guard let links = sys_map(SessionPage.capacity * 4, -1, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE) else {
             sys_unmap(memory, SessionPage.size)
+            _ = sys_close(CInt(fd))
             return false
         }
+        descriptor = HiddenDescriptors.place(CInt(fd))
+        // Without a number the sessions work, and the tools do not see them.
+        if descriptor < 0 { _ = sys_close(CInt(fd)) }
         owner = UInt32(truncatingIfNeeded: sys_getpid())
         memory.storeBytes(of: SessionPage(pid: owner), as: SessionPage.self)
         base = memory
         nextFree = links.bindMemory(to: Int32.self, capacity: SessionPage.capacity)
         firstFree = -1
         sweepAt = 64
+        return true
+    }
+
+    /// The program needs the number of our descriptor (GivingWay.swift).
+    static func renumber(_ number: CInt, _ new: CInt) -> Bool {
+        guardian.lock()
+        defer { guardian.unlock() }
+        guard descriptor == number else { return false }
+        descriptor = new
         return true
     }
 

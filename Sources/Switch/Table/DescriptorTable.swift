@@ -55,6 +55,10 @@ enum DescriptorTable {
     private static let sessionsEnd = Atomic<CInt>(0)
     static var highWater: CInt { sessionsEnd.load(ordering: .acquiring) }
 
+    /// One more than the largest number of which anything was ever known.
+    private static let knownEnd = Atomic<CInt>(0)
+    static var end: CInt { knownEnd.load(ordering: .acquiring) }
+
     static func create() -> Bool {
         if slots != nil { return true }
         let length = capacity * MemoryLayout<UInt>.stride
@@ -85,6 +89,7 @@ enum DescriptorTable {
     static func exchange(_ fd: CInt, _ slot: Slot) -> Slot {
         guard let slots, UInt32(bitPattern: fd) < UInt32(capacity) else { return .empty }
         if slot.session != nil, fd >= highWater { sessionsEnd.max(fd &+ 1, ordering: .acquiringAndReleasing) }
+        if fd >= end { knownEnd.max(fd &+ 1, ordering: .acquiringAndReleasing) }
         return Slot(bits: slots[Int(truncatingIfNeeded: fd)].exchange(slot.bits, ordering: .acquiringAndReleasing))
     }
 

@@ -56,7 +56,12 @@ typedef struct { uint8_t bytes[16]; } san_address;
  * one host. Such a provider is chosen for peers on this host; one with a list for connections from one of its addresses to
  * a peer that needs no router.
  * CONNECT_RESULT: after `connect` answered -EINPROGRESS, 0, -EINPROGRESS or why it failed. */
-enum { SAN_IOCTL_GET_EXTENSION = 1, SAN_IOCTL_ADDRESS_LIST = 2, SAN_IOCTL_CONNECT_RESULT = 3 };
+enum { SAN_IOCTL_GET_EXTENSION = 1, SAN_IOCTL_ADDRESS_LIST = 2, SAN_IOCTL_CONNECT_RESULT = 3, SAN_IOCTL_RENUMBER = 4 };
+
+/* In of RENUMBER, which any thread may ask: the program needs the number `from`. If it is a descriptor of this socket, the same file
+ * is open as `to` (-1: no more), and after the answer 0 no call uses `from` but one that already waits there. The switch closes
+ * `from`. -ENOENT: not of this socket. -EINVAL: the provider cannot, and the program's call fails with EBUSY. */
+typedef struct { int from, to; } san_renumber;
 
 /* Who is at the other end, as the kernel vouches for it; `uid` is (uid_t)-1 when it cannot. */
 typedef struct { pid_t pid; uid_t uid; } san_peer;
