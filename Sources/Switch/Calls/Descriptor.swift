@@ -69,7 +69,7 @@ extension UnsafeMutablePointer where Pointee == Session {
 private func dismiss(_ slot: Slot, _ fd: CInt) {
     if let session = slot.session { session.drop() }
     if let listener = slot.listener { Listeners.closed(listener) }
-    if let set = slot.epollSet { set.closed() }
+    if let set = slot.epollSet { set.closed(fd) }
 }
 
 @c @implementation
@@ -107,13 +107,13 @@ public func switch_close_range(_ first: UInt32, _ last: UInt32, _ flags: CInt) -
     var start = first
     for fd in first...min(last, UInt32(DescriptorTable.capacity - 1)) {
         let slot = DescriptorTable.slot(CInt(bitPattern: fd))
-        if slot == .empty || slot.isFresh { continue }
+        if slot == .empty || slot.isBare { continue }
         if fd > start, real_close_range(start, fd - 1, flags) < 0 { return -1 }
         if slot != .hidden { _ = switch_close(CInt(bitPattern: fd)) }
         start = fd + 1
     }
     for fd in first...min(last, UInt32(DescriptorTable.capacity - 1))
-    where DescriptorTable.slot(CInt(bitPattern: fd)).isFresh {
+    where DescriptorTable.slot(CInt(bitPattern: fd)).isBare {
         DescriptorTable.exchange(CInt(bitPattern: fd), .empty)
     }
     return start <= last ? real_close_range(start, last, flags) : 0
@@ -137,15 +137,16 @@ private func copied(_ from: CInt, _ to: CInt) {
         return
     }
     let error = libc_errno()
+    if slot == .plainSet { _ = EpollSetRef.of(from) }
     if let session = DescriptorTable.hold(from) {
         session.adopt(to)
         session.drop()
     } else if let listener = slot.listener {
         listener.pointee.descriptors.wrappingAdd(1, ordering: .relaxed)
         DescriptorTable.exchange(to, slot)
-    } else if let set = slot.epollSet {
+    } else if let set = DescriptorTable.slot(from).epollSet {
         set.pointee.descriptors.wrappingAdd(1, ordering: .relaxed)
-        DescriptorTable.exchange(to, slot)
+        DescriptorTable.exchange(to, Slot(set))
     }
     libc_set_errno(error)
 }
