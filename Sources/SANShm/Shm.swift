@@ -119,7 +119,16 @@ private func publish(_ companion: consuming Companion, _ out: UnsafeMutablePoint
 private func shmSocket(_ tcp: UnsafePointer<san_protocol>?, _ out: UnsafeMutablePointer<san_socket>?) -> CInt {
     guard let tcp, tcp.pointee.type == CInt(SOCK_STREAM.rawValue) else { return -EPROTOTYPE }
     let fd = sys_socket(AF_UNIX, CInt(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-    return fd < 0 ? CInt(fd) : make(CInt(fd), out: out)
+    // Its place among our descriptors costs more than all the rest; one that meets nobody needs none.
+    return fd < 0 ? CInt(fd) : publish(Companion(fd: CInt(fd)), out)
+}
+
+/// The socket is here to stay.
+private func place(_ socket: san_socket) -> CInt {
+    let handle = companion(socket)
+    let placed = adoptDescriptor(handle.pointee.fd.load(ordering: .relaxed))
+    handle.pointee.fd.store(placed, ordering: .relaxed)
+    return min(placed, 0)
 }
 
 private func shmClose(_ socket: san_socket) -> CInt {
@@ -166,6 +175,8 @@ private func withName<R>(of address: SocketAddress, _ body: (UnsafeRawPointer, s
 
 private func shmListen(_ socket: san_socket, _ backlog: CInt) -> CInt {
     guard let bound = companion(socket).pointee.bound else { return -EINVAL }
+    let placed = place(socket)
+    guard placed == 0 else { return placed }
     return using(socket) { fd in
         let result = withName(of: bound) { sys_bind(fd, $0, $1) }
         return CInt(result == 0 ? sys_listen(fd, 1024) : result)
@@ -176,7 +187,7 @@ private func shmConnect(_ socket: san_socket, _ address: UnsafePointer<sockaddr>
     guard let address, let server = SocketAddress(UnsafeRawPointer(address), length: Int(length)) else {
         return -EINVAL
     }
-    return using(socket) { fd in
+    let result = using(socket) { fd in
         // A full backlog must not block the program: non-blocking for this one call, blocking again for wait_doorbell.
         let flags = sys_fcntl(fd, F_GETFL, 0)
         _ = sys_fcntl(fd, F_SETFL, flags | Int(O_NONBLOCK))
@@ -187,6 +198,7 @@ private func shmConnect(_ socket: san_socket, _ address: UnsafePointer<sockaddr>
         _ = sys_fcntl(fd, F_SETFL, flags)
         return CInt(result)
     }
+    return result == 0 ? place(socket) : result
 }
 
 private func shmAccept(_ listener: san_socket, _ out: UnsafeMutablePointer<san_socket>?) -> CInt {
@@ -387,13 +399,9 @@ private func expose(
         _ = sys_close(CInt(fd))
         return -ENOMEM
     }
-    let placed = adoptDescriptor(CInt(fd))
-    guard placed >= 0 else {
-        sys_unmap(mapped, length)
-        return placed
-    }
+    // Sent, and closed here, by the same call of the switch's: no place of its own.
     release(companion(socket).pointee.memory)
-    companion(socket).pointee.memory = placed
+    companion(socket).pointee.memory = CInt(fd)
     address?.pointee = mapped
     if let descriptor, let descriptorLength, descriptorLength.pointee >= 8 {
         descriptor.storeBytes(of: UInt64(length).littleEndian, as: UInt64.self)

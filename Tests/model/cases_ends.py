@@ -2,6 +2,7 @@
 import select
 import socket
 import struct
+import time
 
 from endpoint import EPOLL_NAMES, outcome, pair, pattern, read_exactly, wait_readable, wait_until
 from runner import case, run
@@ -13,13 +14,16 @@ from runner import case, run
 ORDERS = ["sS", "Ss", "sC", "Sc", "c", "C", "sRS", "SrS", "sRCr", "swScr", "WSr", "Wsr", "WsCr", "WCr", "WCrr", "wScR", "l", "L", "Wl",
           "WL", "WLr", "Wc", "Wsc", "wWc", "sl", "sL", "Sl", "WSL", "d", "D", "dW", "dWr", "dC", "dWC", "ds", "sd", "b", "B", "bB", "bC",
           "bc", "Wb", "WbS", "WBr", "wWsSrR", "sSRr", "cW", "cWW", "sSc", "SsC", "dDc", "wSRs", "swR"]
+# Here TCP has an edge that changes nothing: its FIN is acknowledged late, together with bytes that the companion did not carry.
+# Or the switch has one: a send after one's own shutdown returns the direction to TCP, and a change of path is told once more.
+INEXACT = ["WSr", "WBr", "swScr", "swR"]
 
 
 class End:
     """One end of the connection, watched level-triggered and edge-triggered."""
 
-    def __init__(self, sock):
-        self.sock, self.open = sock, True
+    def __init__(self, sock, is_exact):
+        self.sock, self.open, self.is_exact = sock, True, is_exact
         self.level, self.edge = select.epoll(), select.epoll()
         bits = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI
         self.level.register(sock, bits)
@@ -28,12 +32,14 @@ class End:
         self.last = self.named(self.level)
 
     def flags(self):
-        """The level, and what is wrong with the edge: a change must be told, with all flags, and fetching must use it up. More
-        edges than changes are allowed, as the kernel has them too, but they must come to an end."""
-        level, edge, _, again = self.named(self.level), self.named(self.edge), self.named(self.edge), self.named(self.edge)
-        if set(level) - set(self.last) and edge != level:
-            level.append("change told as %s" % edge)
-        if again:
+        """What both report now, the edge until it is used up. Where edges are not exact: the level, and what is wrong with the
+        edge: a change must be told, with all flags, and fetching must use it up."""
+        level, edges = self.named(self.level), [self.named(self.edge) for _ in range(3)]
+        if self.is_exact:
+            return [level] + edges
+        if set(level) - set(self.last) and edges[0] != level:
+            level.append("change told as %s" % edges[0])
+        if edges[2]:
             level.append("edge told again and again")
         self.last = level
         return level
@@ -90,13 +96,15 @@ def read_all(sock):
 
 
 def ending(order):
-    a, b = map(End, pair())
+    a, b = [End(sock, order not in INEXACT) for sock in pair()]
     trace = []
     for letter in order:
         near, far = (b, a) if letter.isupper() else (a, b)
         if not near.open:
             continue
         trace.append([letter, act(letter.lower(), near, far)])
+        # TCP's own acknowledgements are edges as well: late ones would come by themselves, at a time that differs from run to run.
+        time.sleep(0.002)
         for name, end in (("a", a), ("b", b)):
             trace.append([name, end.flags() if end.open else [bool(end.level.poll(0)), bool(end.edge.poll(0))]])
     return trace

@@ -6,7 +6,7 @@ import select
 import signal
 import socket
 import struct
-import threading
+import time
 
 import libc
 from endpoint import (POLL_NAMES, cold_pair, flags_of, outcome, pair, pattern, read_exactly, wait_asleep, wait_readable, wait_until, warm)
@@ -31,95 +31,6 @@ def ready(fd, call, timeout=0):
     outer = select.epoll()
     outer.register(fd, IN)
     return len(outer.poll(timeout))
-
-
-def nested(call, *, sessions_first, warm_first, flags=0):
-    a, b = cold_pair()
-    if warm_first:
-        warm(a, b)
-    inner, outer = select.epoll(), select.epoll()
-    look = lambda: len(outer.poll(0)) if call == "outer" else ready(inner.fileno(), call)
-    if sessions_first:
-        inner.register(b, IN | flags)
-    outer.register(inner, IN)
-    if not sessions_first:
-        inner.register(b, IN | flags)
-    if not warm_first:
-        warm(a, b)
-        inner.poll(0)
-    trace = [look()]
-    for _ in range(3):
-        give(a, b, 5)
-        trace += [look(), look(), len(inner.poll(0)), look(), outcome(b.recv, 9), look(), len(inner.poll(0)), look()]
-    give(a, b, 5)
-    trace += [look(), outcome(b.recv, 9), look()]
-    a.shutdown(socket.SHUT_WR)
-    wait_until(lambda: len(select.select([b], [], [], 0)[0]), "the end")
-    return trace + [look(), len(inner.poll(0)), look()]
-
-
-def asleep_on_nested(call):
-    """A thread asleep on a set, or a plain poll, that watches the set with the session."""
-    a, b = pair()
-    inner = select.epoll()
-    inner.register(b, IN)
-    trace = []
-    for _ in range(3):
-        seen = []
-        thread = sleeper(lambda: seen.append(ready(inner.fileno(), call, 8)))
-        a.sendall(b"wake")
-        trace += [joined(thread), seen, len(inner.poll(0)), outcome(b.recv, 4), len(inner.poll(0))]
-    return trace
-
-
-def sleeper(work):
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        wait_asleep(os.getpid(), thread.native_id)
-    except FileNotFoundError:
-        raise AssertionError("the thread did not sleep") from None
-    return thread
-
-
-def joined(thread):
-    thread.join(5)
-    return "asleep" if thread.is_alive() else "awake"
-
-
-for call_ in ("outer", "poll", "select"):
-    for order_ in (True, False):
-        for warm_ in (True, False):
-            def body(call=call_, order=order_, warm_first=warm_):
-                return nested(call, sessions_first=order, warm_first=warm_first)
-            body.__name__ = "nested_%s_%s_%s" % (call_, "session_first" if order_ else "nested_first", "warm" if warm_ else "cold")
-            case(body)
-
-for call_ in ("epoll", "poll", "select"):
-    def body(call=call_):
-        return asleep_on_nested(call)
-    body.__name__ = "asleep_on_nested_by_" + call_
-    case(body)
-
-
-@case
-def nested_edge_triggered():
-    return nested("outer", sessions_first=True, warm_first=True, flags=ET)
-
-
-@case
-def three_sets_deep():
-    a, b = pair()
-    sets = [select.epoll() for _ in range(3)]
-    sets[1].register(sets[0], IN)
-    sets[2].register(sets[1], IN)
-    sets[0].register(b, IN)
-    trace = [[len(each.poll(0)) for each in sets]]
-    for _ in range(2):
-        give(a, b)
-        trace.append([len(each.poll(0)) for each in reversed(sets)])
-        trace += [outcome(b.recv, 1), [len(each.poll(0)) for each in reversed(sets)]]
-    return trace
 
 
 def every_kind(close):
@@ -158,8 +69,9 @@ def mixture(collect):
     now = collect(list(names))
 
     def found():
-        """Several calls: which of many ready descriptors come first is nobody's promise."""
-        return sorted({names[fd] for _ in range(20) for fd in now()})
+        # A busy set asks the kernel for its other descriptors every 15 microseconds, not in each call.
+        time.sleep(0.00005)
+        return sorted(names[fd] for fd in now())
     trace = [found()]
     for name, (fd, make, take) in kinds.items():
         make()

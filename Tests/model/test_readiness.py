@@ -3,24 +3,11 @@ import pytest
 
 import harness
 
-PROGRAMS = ("cases_ready.py", "cases_duplicates.py", "cases_ends.py", "cases_sets.py", "cases_asleep.py")
+PROGRAMS = ("cases_ready.py", "cases_duplicates.py", "cases_ends.py", "cases_sets.py", "cases_nested.py", "cases_asleep.py")
 CASES = [(program, name, switches) for program in PROGRAMS for name, switches in harness.cases(program)]
 
 
-# Differences that docs/limits.md describes.
-KNOWN = {"nested_": "sets within sets are not reported exactly as the kernel does (docs/limits.md)",
-         "asleep_on_nested": "sets within sets are not reported exactly as the kernel does (docs/limits.md)",
-         "three_sets_deep": "sets within sets are not reported exactly as the kernel does (docs/limits.md)"}
-
-
-def parameters():
-    for program, name, switches in CASES:
-        reason = next((reason for start, reason in KNOWN.items() if name.startswith(start)), None)
-        marks = [pytest.mark.xfail(reason=reason, strict=False)] if reason else []
-        yield pytest.param(program, name, switches, id="%s-%s" % (program[:-3], name), marks=marks)
-
-
-@pytest.mark.parametrize("program,name,switches", parameters())
+@pytest.mark.parametrize("program,name,switches", CASES, ids=["%s-%s" % (program[:-3], name) for program, name, _ in CASES])
 def test_same_trace(program, name, switches):
     harness.compare(program, name, switches=switches)
 

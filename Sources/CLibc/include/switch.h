@@ -52,6 +52,8 @@ int switch_poll(struct pollfd *entries, nfds_t count, int timeout);
 int switch_ppoll(struct pollfd *entries, nfds_t count, const struct timespec *timeout, const sigset_t *mask);
 int switch_select(int count, fd_set *reads, fd_set *writes, fd_set *excepts, struct timeval *timeout);
 int switch_pselect(int count, fd_set *reads, fd_set *writes, fd_set *excepts, const struct timespec *timeout, const sigset_t *mask);
+int switch_epoll_create(int size);
+int switch_epoll_create1(int flags);
 int switch_epoll_ctl(int set, int operation, int fd, struct epoll_event *event);
 int switch_epoll_wait(int set, struct epoll_event *events, int count, int timeout);
 int switch_epoll_pwait(int set, struct epoll_event *events, int count, int timeout, const sigset_t *mask);

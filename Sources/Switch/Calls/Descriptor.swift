@@ -69,7 +69,7 @@ extension UnsafeMutablePointer where Pointee == Session {
 private func dismiss(_ slot: Slot, _ fd: CInt) {
     if let session = slot.session { session.drop() }
     if let listener = slot.listener { Listeners.closed(listener) }
-    if let set = slot.epollSet { set.closed() }
+    if let set = slot.epollSet { set.closed(fd) }
 }
 
 @c @implementation
@@ -110,7 +110,7 @@ public func switch_close_range(_ first: UInt32, _ last: UInt32, _ flags: CInt) -
     for fd in first..<max(first, min(last, end &- 1) &+ 1) where end > 0 {
         let slot = DescriptorTable.slot(CInt(bitPattern: fd))
         if slot == .empty { continue }
-        if slot.isFresh {
+        if slot.isBare {
             DescriptorTable.exchange(CInt(bitPattern: fd), .empty)
             continue
         }
@@ -139,15 +139,16 @@ private func copied(_ from: CInt, _ to: CInt) {
         return
     }
     let error = libc_errno()
+    if slot == .plainSet { _ = EpollSetRef.of(from) }
     if let session = DescriptorTable.hold(from) {
         session.adopt(to)
         session.drop()
     } else if let listener = slot.listener {
         listener.pointee.descriptors.wrappingAdd(1, ordering: .relaxed)
         DescriptorTable.exchange(to, slot)
-    } else if let set = slot.epollSet {
+    } else if let set = DescriptorTable.slot(from).epollSet {
         set.pointee.descriptors.wrappingAdd(1, ordering: .relaxed)
-        DescriptorTable.exchange(to, slot)
+        DescriptorTable.exchange(to, Slot(set))
     }
     libc_set_errno(error)
 }

@@ -2,7 +2,22 @@ import CLibc
 import Libc
 import Synchronization
 
-// epoll(7). The program's set stays the kernel's; entries of sessions are noted beside it.
+// epoll(7). The program's set stays the kernel's; entries of sessions, and of sets, are noted beside it.
+
+@c @implementation
+public func switch_epoll_create(_ size: CInt) -> CInt { created(real_epoll_create(size)) }
+
+@c @implementation
+public func switch_epoll_create1(_ flags: CInt) -> CInt { created(real_epoll_create1(flags)) }
+
+/// A set is noted because it may be put into another before either has a session.
+private func created(_ fd: CInt) -> CInt {
+    guard fd >= 0, settings.isOn else { return fd }
+    let error = libc_errno()
+    if Process.begin() { DescriptorTable.exchange(fd, .plainSet) }
+    libc_set_errno(error)
+    return fd
+}
 
 @c @implementation
 public func switch_epoll_ctl(_ set: CInt, _ operation: CInt, _ fd: CInt, _ event: UnsafeMutablePointer<epoll_event>?)
@@ -12,10 +27,10 @@ public func switch_epoll_ctl(_ set: CInt, _ operation: CInt, _ fd: CInt, _ event
     switch slot.kind {
     case .none, .listener: return real_epoll_ctl(set, operation, fd, event)
     case .hidden: return fail(EBADF)
-    case .epoll:
-        let result = real_epoll_ctl(set, operation, fd, event)
-        if result == 0, operation == EPOLL_CTL_ADD { slot.epollSet?.settle() }
-        return result
+    case .epoll, .plainSet:
+        Readiness.lock.lock()
+        defer { Readiness.lock.unlock() }
+        return NestEntry(set: set, fd: fd).control(operation, event)
     case .fresh:
         // nginx adds a socket before it connects it: the entry must be known when the session begins.
         if operation == EPOLL_CTL_ADD, isTCP(fd) { SessionRef.open(fd, role: 0) }
@@ -42,7 +57,7 @@ private struct EpollEntry {
         switch operation {
         case EPOLL_CTL_ADD:
             // Left from a descriptor of the same number that is closed, or from an entry taken out.
-            if let known { known.pointee.set.remove(known, closing: true) }
+            if let known { known.pointee.set.remove(known) }
             if let event { EpollSetRef.of(set)?.add(session, fd, event.pointee.events, libc_epoll_data(event)) }
         case EPOLL_CTL_MOD:
             if let known, let event {
@@ -50,7 +65,7 @@ private struct EpollEntry {
                 known.pointee.data = libc_epoll_data(event)
             }
         case EPOLL_CTL_DEL:
-            if let known { known.pointee.set.remove(known, closing: false) }
+            if let known { known.pointee.set.remove(known) }
         default: break
         }
         return result
@@ -79,6 +94,47 @@ private struct EpollEntry {
         }
         known.pointee.set.modify(known, event.pointee.events, libc_epoll_data(event))
         return 0
+    }
+}
+
+/// A set put into a set: the kernel's work, but that the entry's data is a tag of ours.
+private struct NestEntry {
+    let set: CInt
+    let fd: CInt
+
+    /// With `Readiness.lock` held.
+    func control(_ operation: CInt, _ event: UnsafeMutablePointer<epoll_event>?) -> CInt {
+        guard DescriptorTable.slot(set).isEpollSet, let outer = EpollSetRef.of(set), let inner = EpollSetRef.of(fd)
+        else { return real_epoll_ctl(set, operation, fd, event) }
+        let known = NestRef.find(outer, inner, fd)
+        if operation == EPOLL_CTL_DEL {
+            let result = real_epoll_ctl(set, operation, fd, event)
+            if result == 0 { known?.drop(closing: false) }
+            return result
+        }
+        guard operation == EPOLL_CTL_ADD || operation == EPOLL_CTL_MOD, let event,
+            KnownMemory.isValid(event, MemoryLayout<epoll_event>.size, forWriting: false)
+        else { return real_epoll_ctl(set, operation, fd, event) }
+        let (events, data) = (event.pointee.events, libc_epoll_data(event))
+        guard
+            let nest = known
+                ?? EntryPool.take(Nest(outer: outer, inner: inner, fd: fd, events: events, data: data))
+        else { return real_epoll_ctl(set, operation, fd, event) }
+        // What the kernel finds when it takes the entry must be true.
+        if inner.isFollowed {
+            inner.makeAnnex()
+            inner.settle()
+        }
+        var tagged = libc_epoll_event(events, nest.data)
+        let result = real_epoll_ctl(set, operation, fd, &tagged)
+        if result == 0 {
+            nest.pointee.events = events
+            nest.pointee.data = data
+            if known == nil { nest.enter() }
+        } else if known == nil {
+            EntryPool.give(nest)
+        }
+        return result
     }
 }
 
@@ -136,9 +192,5 @@ private func waitForEvents(
     guard KnownMemory.isValid(events, Int(most) * MemoryLayout<epoll_event>.stride, forWriting: true) else {
         return fail(EFAULT)
     }
-    return set.wait(events, Int(most), left) { events, count, nanoseconds in
-        if nanoseconds < 0 { return real_epoll_pwait(set.pointee.fd, events, count, -1, mask) }
-        var limit = timespec(tv_sec: nanoseconds / 1_000_000_000, tv_nsec: nanoseconds % 1_000_000_000)
-        return real_epoll_pwait2(set.pointee.fd, events, count, &limit, mask)
-    }
+    return set.wait(events, Int(most), left, mask)
 }

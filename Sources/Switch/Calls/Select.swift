@@ -27,7 +27,7 @@ private struct SelectSets {
         guard DescriptorTable.slots != nil, areValid else { return false }
         for fd in 0..<count where events(fd) != 0 {
             let slot = DescriptorTable.slot(fd)
-            if slot.session != nil || slot.epollSet != nil { return true }
+            if slot.session != nil || slot.isEpollSet { return true }
         }
         return false
     }

@@ -10,13 +10,26 @@ enum Process {
     /// Whether the caller may change the tables: false in a vfork child or after a raw clone. One system call; for rare calls.
     static var isOwn: Bool { UInt32(truncatingIfNeeded: sys_getpid()) == pid }
 
+    nonisolated(unsafe) private static var hasBegun = false
     nonisolated(unsafe) private static var isReady = false
 
-    /// Starts what the first TCP socket needs: configuration, table, embedded provider, fork handlers. False: everything stays on
-    /// TCP.
+    /// Starts what the first epoll set needs: table and fork handlers. False: no memory, everything stays the kernel's.
+    static func begin() -> Bool {
+        if hasBegun { return true }
+        guard DescriptorTable.create() else { return false }
+        Providers.lock.lock()
+        defer { Providers.lock.unlock() }
+        if hasBegun { return true }
+        pid = UInt32(truncatingIfNeeded: sys_getpid())
+        _ = libc_on_fork({ forkPrepare() }, { forkParent() }, { forkChild() })
+        hasBegun = true
+        return true
+    }
+
+    /// Starts what the first TCP socket needs: configuration and embedded provider as well. False: everything stays on TCP.
     static func prepare() -> Bool {
         if isReady { return true }
-        guard DescriptorTable.create() else { return false }
+        guard begin() else { return false }
         Providers.lock.lock()
         defer { Providers.lock.unlock() }
         if isReady { return true }
@@ -24,9 +37,7 @@ enum Process {
             settings.isOn = false
             return false
         }
-        pid = UInt32(truncatingIfNeeded: sys_getpid())
         guard Providers.startEmbedded() else { return false }
-        _ = libc_on_fork({ forkPrepare() }, { forkParent() }, { forkChild() })
         isReady = true
         return true
     }

@@ -4,7 +4,7 @@ import SessionState
 import Synchronization
 import Wire
 
-// The library's life in a process: read the environment, and nothing else, until the first TCP socket.
+// The library's life in a process: read the environment, and nothing else, until the first TCP socket or epoll set.
 
 @c @implementation
 public func switch_start() { settings.read() }

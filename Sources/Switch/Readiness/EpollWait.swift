@@ -9,18 +9,18 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
     static let missesBeforeArming: UInt32 = 64
 
     func wait(
-        _ events: UnsafeMutablePointer<epoll_event>, _ most: Int, _ timeout: Int,
-        _ block: (UnsafeMutablePointer<epoll_event>, CInt, Int) -> CInt
+        _ events: UnsafeMutablePointer<epoll_event>, _ most: Int, _ timeout: Int, _ mask: UnsafePointer<sigset_t>?
     ) -> CInt {
         let deadline = timeout > 0 ? libc_nanoseconds() &+ UInt64(timeout) : 0
         while true {
+            if pointee.isLinked { return waitLinked(events, most, timeout, deadline, mask) }
             // Other descriptors must not suffer while sessions are busy: when it is their turn, half of the places are theirs.
             var count = 0
-            if isKernelDue, pointee.hot != nil { count = translate(events, askKernel(events, max(1, most / 2))) }
+            if isKernelDue, pointee.hot != nil { count = askKernel(events, max(1, most / 2)) }
             count += collect(events + count, most - count)
             // A call that may not wait asks everybody.
-            if count == 0, timeout == 0 || isKernelDue { count = translate(events, askKernel(events, most)) }
-            if count > 0 { return settled(CInt(truncatingIfNeeded: count)) }
+            if count == 0, timeout == 0 || isKernelDue { count = askKernel(events, most) }
+            if count > 0 { return CInt(truncatingIfNeeded: count) }
             if timeout != 0, pointee.hot != nil, spin() { continue }
             if returnEnded() { continue }
             guard armAll() else {
@@ -29,30 +29,40 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
             }
             if timeout == 0 {
                 disarmAll()
-                return settled(0)
+                return 0
             }
             var remaining = -1
             if timeout > 0 {
                 let now = libc_nanoseconds()
-                if now >= deadline { return settled(0) }
+                if now >= deadline { return 0 }
                 remaining = Int(deadline &- now)
             }
             let begin = libc_ticks()
             pointee.sleepers.wrappingAdd(1, ordering: .sequentiallyConsistent)
-            // An entry that was added after the arming has not seen this sleeper.
-            let result = pointee.hotIsNew ? 0 : block(events, CInt(truncatingIfNeeded: most), remaining)
+            // An entry that was added after the arming has not seen this sleeper; nor has who made the annex.
+            let isOutdated = pointee.hotIsNew || pointee.annex.load(ordering: .sequentiallyConsistent) >= 0
+            let result = isOutdated ? 0 : block(events, CInt(truncatingIfNeeded: most), remaining, mask)
             pointee.sleepers.wrappingSubtract(1, ordering: .sequentiallyConsistent)
             pointee.kernelAsked = libc_ticks()
-            if result < 0 { return settled(result) }
+            if result < 0 { return result }
             Spin.learn(slept: pointee.kernelAsked &- begin)
             disarmAll()
             let reported = translate(events, Int(result))
-            if reported > 0 { return settled(CInt(truncatingIfNeeded: reported)) }
+            if reported > 0 { return CInt(truncatingIfNeeded: reported) }
         }
     }
 
+    /// The kernel's own wait; no limit below zero.
+    func block(
+        _ events: UnsafeMutablePointer<epoll_event>, _ most: CInt, _ nanoseconds: Int, _ mask: UnsafePointer<sigset_t>?
+    ) -> CInt {
+        if nanoseconds < 0 { return real_epoll_pwait(pointee.fd, events, most, -1, mask) }
+        var limit = timespec(tv_sec: nanoseconds / 1_000_000_000, tv_nsec: nanoseconds % 1_000_000_000)
+        return real_epoll_pwait2(pointee.fd, events, most, &limit, mask)
+    }
+
     /// Reports what hot sessions have. Sessions that had nothing for long are armed and leave the list.
-    private func collect(_ events: UnsafeMutablePointer<epoll_event>, _ most: Int) -> Int {
+    func collect(_ events: UnsafeMutablePointer<epoll_event>, _ most: Int) -> Int {
         guard pointee.hot != nil else { return 0 }
         pointee.lock.lock()
         defer { pointee.lock.unlock() }
@@ -76,7 +86,7 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
 
     /// Arms a session; false when something has arrived meanwhile.
     @inline(__always)
-    private func arm(_ interest: InterestRef) -> Bool {
+    func arm(_ interest: InterestRef) -> Bool {
         let session = interest.pointee.session
         interest.pointee.isArmed = true
         if session.receivesOnCompanion { session.armReceiver() }
@@ -130,7 +140,7 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
     }
 
     /// A hot session of that kind, held.
-    private func endedSession() -> SessionRef? {
+    func endedSession() -> SessionRef? {
         guard pointee.hot != nil else { return nil }
         pointee.lock.lock()
         defer { pointee.lock.unlock() }
@@ -181,9 +191,15 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
     /// Whether the kernel has not been asked for so long that other descriptors would suffer.
     private var isKernelDue: Bool { libc_ticks() &- pointee.kernelAsked > Spin.ticks(microseconds: 15) }
 
-    private func askKernel(_ events: UnsafeMutablePointer<epoll_event>, _ most: Int) -> Int {
+    /// Events of the kernel's for the program, without waiting. Entries of ours must not use the places up.
+    func askKernel(_ events: UnsafeMutablePointer<epoll_event>, _ most: Int) -> Int {
         pointee.kernelAsked = libc_ticks()
-        return max(0, sys_epoll_wait(pointee.fd, events, CInt(truncatingIfNeeded: most), 0))
+        for _ in 0..<64 {
+            let fetched = max(0, sys_epoll_wait(pointee.fd, events, CInt(truncatingIfNeeded: most), 0))
+            let kept = translate(events, fetched)
+            if kept > 0 || fetched < most { return kept }
+        }
+        return 0
     }
 
     /// Takes our own entries out of what the kernel reported; the number of events left for the program.
@@ -192,25 +208,37 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
         var kept = 0
         for i in 0..<count {
             let data = libc_epoll_data(events + i)
-            if InterestPool.owns(data) {
-                note(data, events[i].events)
-            } else {
+            if !EntryPool.owns(data) {
                 if kept != i { events[kept] = events[i] }
+                kept &+= 1
+            } else if data & EventTag.mask != EventTag.nest {
+                note(data, events[i].events)
+            } else if let nest = NestRef(bitPattern: UInt(data & ~EventTag.mask)),
+                let event = confirm(nest, events[i].events)
+            {
+                events[kept] = event
                 kept &+= 1
             }
         }
         return kept
     }
 
-    private func note(_ data: UInt64, _ bits: UInt32) {
+    /// What one of our own entries has to say.
+    func note(_ data: UInt64, _ bits: UInt32) {
+        let tag = data & EventTag.mask
         pointee.lock.lock()
         defer { pointee.lock.unlock() }
-        if data & 3 == EventTag.kick { return silenceKick() }
-        guard let interest = InterestRef(bitPattern: UInt(data & ~3)), interest.pointee.isFollowed,
+        if tag == EventTag.kick {
+            // A watched set's kick is a statement (Nest.swift); elsewhere it only wakes.
+            if pointee.annex.load(ordering: .relaxed) < 0 { silenceKick() }
+            return
+        }
+        guard tag == EventTag.socket || tag == EventTag.doorbell,
+            let interest = InterestRef(bitPattern: UInt(data & ~EventTag.mask)), interest.pointee.isFollowed,
             interest.pointee.set == self
         else { return }
         let session = interest.pointee.session
-        if data & 3 == EventTag.doorbell {
+        if tag == EventTag.doorbell {
             // Edge-triggered: each ring is an event, silenced or not; so silence now and then, before the bell is full.
             session.pointee.unsilenced &+= 1
             if bits != UInt32(EPOLLIN.rawValue) || session.pointee.unsilenced > 64,
@@ -228,96 +256,8 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
                 other = candidate.pointee.nextOfSession
             }
         } else {
-            interest.pointee.askKernel = true
-            interest.pointee.hasEdge = true
+            interest.hear(bits)
             if !interest.pointee.isParked { heat(interest) }
         }
-    }
-
-    /// A set that others watch leaves no session unarmed, and is readable while one of its sessions is ready.
-    private func settled(_ result: CInt) -> CInt {
-        if pointee.isNested { settle() }
-        return result
-    }
-
-    func settle() {
-        let saved = libc_errno()
-        pointee.isNested = true
-        if !armAll() { rouse() }
-        libc_set_errno(saved)
-    }
-}
-
-extension UnsafeMutablePointer where Pointee == Interest {
-    /// Whether an event is due; changes nothing.
-    @inline(__always)
-    var isReady: Bool {
-        // The common case, in few loads: level-triggered, waiting for input only.
-        let session = pointee.session
-        if isPlain, session.receivesOnCompanion, let inbox = session.pointee.inbox {
-            let state = session.state
-            let produced = inbox.pointee.produced.load(ordering: .acquiring)
-            if produced == state.pointee.receive.offset.load(ordering: .relaxed), !session.hasEnded,
-                !session.isAtIntervalEnd
-            {
-                return false
-            }
-        }
-        return isReadyInFull
-    }
-
-    /// Level-triggered, waiting for input only, and the kernel has nothing to say.
-    private var isPlain: Bool {
-        pointee.events & (Readiness.edge | Readiness.output) == 0 && !pointee.isDisabled && !pointee.askKernel
-    }
-
-    @inline(never)
-    private var isReadyInFull: Bool {
-        if pointee.isDisabled { return false }
-        if pointee.events & Readiness.edge != 0, !hasEdge { return false }
-        return due != 0
-    }
-
-    private var due: UInt32 {
-        if pointee.askKernel { forgetKernelIfQuiet() }
-        return pointee.session.readiness(askKernel: pointee.askKernel)
-            & (pointee.events & ~(Readiness.edge | Readiness.oneShot | Readiness.exclusive) | Readiness.always)
-    }
-
-    /// Asks the kernel only as long as it has something to say that the ring does not know.
-    private func forgetKernelIfQuiet() {
-        let session = pointee.session
-        var interesting = Readiness.readHangup | Readiness.always | Readiness.priority
-        if !session.receivesOnCompanion { interesting |= Readiness.input }
-        if !session.sendsOnCompanion { interesting |= Readiness.output & pointee.events }
-        if session.kernelReadiness() & interesting == 0 { pointee.askKernel = false }
-    }
-
-    private var hasEdge: Bool {
-        let session = pointee.session
-        if pointee.hasEdge { return true }
-        if let inbox = session.pointee.inbox, inbox.pointee.produced.load(ordering: .acquiring) != pointee.seenProduced
-        {
-            return true
-        }
-        if session.hasEnded, !pointee.askKernel { return true }
-        return session.pointee.blockedSends.load(ordering: .relaxed) != pointee.seenBlocked && session.maySend
-    }
-
-    /// The event to report now, 0 for none; an edge or a one-shot is used up by it.
-    func report() -> UInt32 {
-        guard isReady else { return 0 }
-        let session = pointee.session
-        // The cursor first: bytes that arrive after this look are a new edge.
-        let produced = session.pointee.inbox?.pointee.produced.load(ordering: .acquiring) ?? 0
-        let blocked = session.pointee.blockedSends.load(ordering: .relaxed)
-        if session.hasEnded { pointee.askKernel = true }
-        let bits = due
-        guard bits != 0 else { return 0 }
-        pointee.hasEdge = false
-        pointee.seenProduced = produced
-        if bits & Readiness.output != 0 { pointee.seenBlocked = blocked }
-        if pointee.events & Readiness.oneShot != 0 { pointee.isDisabled = true }
-        return bits
     }
 }

@@ -13,6 +13,8 @@ struct PollSet {
         var isFollowed = false
         /// The kernel is asked for the doorbell in place of the program's entry.
         var isBellAlone = false
+        /// An epoll set with sessions, whose annex is among the bells.
+        var set: EpollSetRef?
     }
 
     let entries: UnsafeMutablePointer<pollfd>
@@ -28,7 +30,7 @@ struct PollSet {
         guard DescriptorTable.slots != nil else { return false }
         for i in 0..<count {
             let slot = DescriptorTable.slot(entries[i].fd)
-            if slot.session != nil || slot.epollSet != nil { return true }
+            if slot.session != nil || slot.isEpollSet { return true }
         }
         return false
     }
@@ -151,7 +153,7 @@ struct PollSet {
         for i in 0..<count {
             asked[i] = entries[i]
             asked[i].revents = 0
-            DescriptorTable.slot(entries[i].fd).epollSet?.settle()
+            if watched[i].session == nil { arrangeSet(i) }
             guard let session = watched[i].session else { continue }
             session.returnBeforeSleep()
             watched[i].isBellAlone = false
@@ -169,6 +171,26 @@ struct PollSet {
             asked[count + bells] = pollfd(fd: session.pointee.doorbell, events: CShort(POLLIN), revents: 0)
             bells &+= 1
         }
+    }
+
+    /// A set with sessions says exactly what is true when asked; its annex wakes this thread to ask again.
+    private mutating func arrangeSet(_ i: Int) {
+        watched[i].set = nil
+        guard let set = DescriptorTable.slot(entries[i].fd).epollSet, set.isFollowed else { return }
+        watched[i].set = set
+        asked[count + bells] = pollfd(fd: set.watch(), events: CShort(POLLIN), revents: 0)
+        bells &+= 1
+    }
+
+    /// The kernel's word on an epoll set, once the set knows of its sessions. It may have got its first one meanwhile.
+    private func confirmSet(_ i: Int, _ bits: UInt32, mayHaveChanged: Bool) -> UInt32 {
+        guard bits != 0 || mayHaveChanged, let set = DescriptorTable.slot(entries[i].fd).epollSet, set.isFollowed else {
+            return bits
+        }
+        _ = set.watch()
+        var entry = entries[i]
+        entry.revents = 0
+        return sys_poll(&entry, 1, 0) > 0 ? UInt32(UInt16(bitPattern: entry.revents)) : 0
     }
 
     private func wantedBits(_ i: Int) -> UInt32 { UInt32(UInt16(bitPattern: entries[i].events)) }
@@ -223,6 +245,10 @@ struct PollSet {
                 }
                 bell &+= 1
                 bits = readiness(i, kernelSpoke: bits != 0)
+            } else if watched[i].session == nil {
+                let hasBell = watched[i].set != nil
+                bits = confirmSet(i, bits, mayHaveChanged: hasBell && asked[bell].revents != 0)
+                if hasBell { bell &+= 1 }
             }
             entries[i].revents = CShort(bitPattern: UInt16(truncatingIfNeeded: bits))
             if bits != 0 { ready &+= 1 }

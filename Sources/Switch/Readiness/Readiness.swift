@@ -108,7 +108,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     func leaveEpollSets() {
         guard pointee.interests != nil else { return }
         Readiness.lock.lock()
-        while let interest = pointee.interests { interest.pointee.set.remove(interest, closing: true) }
+        while let interest = pointee.interests { interest.pointee.set.remove(interest) }
         Readiness.lock.unlock()
     }
 }

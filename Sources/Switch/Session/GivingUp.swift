@@ -15,9 +15,9 @@ extension UnsafeMutablePointer where Pointee == Session {
         defer { pointee.setup.store(0, ordering: .releasing) }
         guard stage != Session.Stage.looking, pointee.companion != 0 else { return .notMine }
         let isDoorbell = pointee.doorbell == number
-        if isDoorbell { forEachFollower { $0.watchDoorbell($1, number, new) } }
+        if isDoorbell { forEachFollower { $0.renumberDoorbell($1, number, new) } }
         guard tellProvider(number, new) else {
-            if isDoorbell { forEachFollower { $0.watchDoorbell($1, new, number) } }
+            if isDoorbell { forEachFollower { $0.renumberDoorbell($1, new, number) } }
             return .notMine
         }
         if isDoorbell {

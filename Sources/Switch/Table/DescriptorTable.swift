@@ -12,12 +12,15 @@ struct Slot: Equatable {
         case epoll = 3
         case hidden = 4
         case fresh = 5
+        case plainSet = 6
     }
 
     let bits: UInt
     static let empty = Slot(bits: 0)
     /// A TCP socket that has neither connected nor listened yet.
     static let fresh = Slot(bits: Kind.fresh.rawValue)
+    /// An epoll set that holds neither a session nor another set.
+    static let plainSet = Slot(bits: Kind.plainSet.rawValue)
     /// A descriptor of ours: closed to the program.
     static let hidden = Slot(bits: Kind.hidden.rawValue)
 
@@ -40,6 +43,9 @@ struct Slot: Equatable {
     @inline(__always) var listener: ListenerRef? {
         bits & 7 == Kind.listener.rawValue ? ListenerRef(bitPattern: bits & ~7) : nil
     }
+    @inline(__always) var isEpollSet: Bool { kind == .epoll || kind == .plainSet }
+    /// Known by its kind only.
+    @inline(__always) var isBare: Bool { kind == .fresh || kind == .plainSet }
     @inline(__always) var epollSet: EpollSetRef? {
         bits & 7 == Kind.epoll.rawValue ? EpollSetRef(bitPattern: bits & ~7) : nil
     }
@@ -51,9 +57,9 @@ enum DescriptorTable {
     /// First slot; nil until the process has its first TCP socket. Written once.
     nonisolated(unsafe) static var slots: UnsafeMutablePointer<Atomic<UInt>>?
 
-    /// One more than the largest number that ever named a session.
-    private static let sessionsEnd = Atomic<CInt>(0)
-    static var highWater: CInt { sessionsEnd.load(ordering: .acquiring) }
+    /// One more than the largest number that ever named a session or a set with sessions.
+    private static let watchedEnd = Atomic<CInt>(0)
+    static var highWater: CInt { watchedEnd.load(ordering: .acquiring) }
 
     /// One more than the largest number of which anything was ever known.
     private static let knownEnd = Atomic<CInt>(0)
@@ -88,7 +94,9 @@ enum DescriptorTable {
     @discardableResult
     static func exchange(_ fd: CInt, _ slot: Slot) -> Slot {
         guard let slots, UInt32(bitPattern: fd) < UInt32(capacity) else { return .empty }
-        if slot.session != nil, fd >= highWater { sessionsEnd.max(fd &+ 1, ordering: .acquiringAndReleasing) }
+        if slot.session != nil || slot.epollSet != nil, fd >= highWater {
+            watchedEnd.max(fd &+ 1, ordering: .acquiringAndReleasing)
+        }
         if fd >= end { knownEnd.max(fd &+ 1, ordering: .acquiringAndReleasing) }
         return Slot(bits: slots[Int(truncatingIfNeeded: fd)].exchange(slot.bits, ordering: .acquiringAndReleasing))
     }

@@ -4,7 +4,7 @@ import Testing
 @testable import Switch
 
 extension SwitchSuites {
-    @Suite struct InterestPoolTests {
+    @Suite struct EntryPoolTests {
         /// A program's data is a descriptor with anything above it, as CPython's epoll leaves it: never taken for a tag of ours.
         @Test func owns_noDescriptorUnderStrayBits() throws {
             let pair = try SessionPair()
@@ -14,10 +14,10 @@ extension SwitchSuites {
             var event = epoll_event()
             event.events = UInt32(EPOLLIN.rawValue)
             #expect(switch_epoll_ctl(set, EPOLL_CTL_ADD, pair.server, &event) == 0)
-            let upper = InterestPool.kickData & ~0xffff_ffff
-            #expect(InterestPool.owns(InterestPool.kickData))
+            let upper = EntryPool.data(EventTag.kick) & ~0xffff_ffff
+            #expect(EntryPool.owns(EntryPool.data(EventTag.kick)))
             for descriptor in [0, 1, 5, 1023, 65535, 1 << 20] as [UInt64] {
-                #expect(!InterestPool.owns(upper | descriptor))
+                #expect(!EntryPool.owns(upper | descriptor))
             }
         }
     }
