@@ -30,8 +30,8 @@ struct Interest {
     /// For edges: the producer cursor and the blocked sends last reported.
     var seenProduced: UInt64 = 0
     var seenBlocked: UInt32 = 0
-    /// The ends of either direction that the last report knew of, and whether the kernel's event of them is still to come.
-    var toldEnds: UInt32 = 0
+    /// What the last report knew of, and whether a kernel event of no more than that is still to come.
+    var told: UInt32 = 0
     var isAhead = false
     /// For edges of the outer sets: what the kernel said since they were last told; whether they were told that this one is
     /// ready, and at which producer cursor.
@@ -88,9 +88,12 @@ extension UnsafeMutablePointer where Pointee == Interest {
         return pointee.session.readiness(askKernel: pointee.askKernel)
     }
 
+    /// Both directions have ended, and the program knows: whatever path they are on, only an error can be new.
+    var isOver: Bool { pointee.told & UInt32(EPOLLHUP.rawValue) != 0 }
+
     /// The kernel has an event for the TCP socket. It is no edge if it only tells of an end that the companion told of first.
     func hear(_ bits: UInt32) {
-        let isKnown = pointee.isAhead && bits & ~pointee.toldEnds == 0
+        let isKnown = pointee.isAhead && bits & ~pointee.told == 0
         pointee.askKernel = true
         pointee.isAhead = false
         guard !isKnown else { return }
@@ -118,7 +121,7 @@ extension UnsafeMutablePointer where Pointee == Interest {
     private var hasEdge: Bool {
         let session = pointee.session
         if pointee.hasEdge { return true }
-        if hearsOfInput, produced != pointee.seenProduced { return true }
+        if hearsOfInput, session.pointee.inbox != nil, produced != pointee.seenProduced { return true }
         if session.hasEnded, !pointee.askKernel { return true }
         return session.pointee.blockedSends.load(ordering: .relaxed) != pointee.seenBlocked && session.maySend
     }
@@ -137,7 +140,7 @@ extension UnsafeMutablePointer where Pointee == Interest {
         let all = readiness
         let bits = all & wanted
         guard bits != 0 else { return 0 }
-        pointee.toldEnds = all & (Readiness.readHangup | Readiness.always)
+        pointee.told = pointee.isAhead ? all & (Readiness.readHangup | Readiness.always) : all
         pointee.hasEdge = false
         pointee.seenProduced = produced
         if bits & Readiness.output != 0 { pointee.seenBlocked = blocked }
@@ -149,7 +152,8 @@ extension UnsafeMutablePointer where Pointee == Interest {
     func isNews(isReady: Bool) -> Bool {
         let produced = produced
         let isNews =
-            pointee.isNews || (isReady && !pointee.isShown) || (hearsOfInput && produced != pointee.shownProduced)
+            pointee.isNews || (isReady && !pointee.isShown)
+            || (hearsOfInput && pointee.session.pointee.inbox != nil && produced != pointee.shownProduced)
         pointee.isNews = false
         pointee.isShown = isReady
         pointee.shownProduced = produced

@@ -16,7 +16,7 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
     func follow(_ interest: InterestRef) {
         let before = pointee.followed.load(ordering: .relaxed)
         pointee.lock.lock()
-        if interest.pointee.session.usesCompanion {
+        if interest.pointee.session.usesCompanion || (interest.pointee.isFollowed && interest.isOver) {
             place(interest)
         } else if interest.pointee.isFollowed {
             restore(interest)
@@ -46,7 +46,12 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
             interest.forgetNews()
             watchDoorbell(interest, EPOLL_CTL_ADD)
         }
-        interest.pointee.hasEdge = true
+        if !isFirst, interest.isOver {
+            // The kernel's answer to the change of its entry is no edge.
+            interest.pointee.isAhead = true
+        } else {
+            interest.pointee.hasEdge = true
+        }
         interest.pointee.askKernel = true
         if !interest.pointee.isParked { heat(interest) }
         rouse()
