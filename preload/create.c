@@ -35,8 +35,8 @@ DIR *opendir(const char *path) { return ONCE_MORE(real_opendir(path), NULL); }
 int pipe(int ends[2]) { return PAIR_WITH_ROOM(real_pipe(ends), ends); }
 int pipe2(int ends[2], int flags) { return PAIR_WITH_ROOM(real_pipe2(ends, flags), ends); }
 int socketpair(int domain, int type, int protocol, int ends[2]) { return PAIR_WITH_ROOM(real_socketpair(domain, type, protocol, ends), ends); }
-int epoll_create(int size) { return WITH_ROOM(real_epoll_create(size)); }
-int epoll_create1(int flags) { return WITH_ROOM(real_epoll_create1(flags)); }
+int epoll_create(int size) { return switch_epoll_created(WITH_ROOM(real_epoll_create(size))); }
+int epoll_create1(int flags) { return switch_epoll_created(WITH_ROOM(real_epoll_create1(flags))); }
 int eventfd(unsigned value, int flags) { return WITH_ROOM(real_eventfd(value, flags)); }
 int timerfd_create(int clock, int flags) { return WITH_ROOM(real_timerfd_create(clock, flags)); }
 int signalfd(int fd, const sigset_t *mask, int flags) { return WITH_ROOM(real_signalfd(fd, mask, flags)); }

@@ -1,8 +1,6 @@
 /* Waiting on sets that the kernel keeps. */
 #include "switch.h"
 
-int epoll_create(int size) { return switch_epoll_create(size); }
-int epoll_create1(int flags) { return switch_epoll_create1(flags); }
 int epoll_ctl(int set, int operation, int fd, struct epoll_event *event) { return switch_epoll_ctl(set, operation, fd, event); }
 int epoll_wait(int set, struct epoll_event *events, int count, int timeout) { return switch_epoll_wait(set, events, count, timeout); }
 int epoll_pwait(int set, struct epoll_event *events, int count, int timeout, const sigset_t *mask) {

@@ -4,14 +4,9 @@ import Synchronization
 
 // epoll(7). The program's set stays the kernel's; entries of sessions, and of sets, are noted beside it.
 
-@c @implementation
-public func switch_epoll_create(_ size: CInt) -> CInt { created(real_epoll_create(size)) }
-
-@c @implementation
-public func switch_epoll_create1(_ flags: CInt) -> CInt { created(real_epoll_create1(flags)) }
-
 /// A set is noted because it may be put into another before either has a session.
-private func created(_ fd: CInt) -> CInt {
+@c @implementation
+public func switch_epoll_created(_ fd: CInt) -> CInt {
     guard fd >= 0, settings.isOn else { return fd }
     let error = libc_errno()
     if Process.begin() { DescriptorTable.exchange(fd, .plainSet) }
