@@ -10,6 +10,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 SWIFT ?= swift
 PYTHON := /usr/bin/python3
 PREFIX ?= /usr/local
+VERSION := $(shell sed -n 's/.*version: "sanswitch \([0-9.]*\)".*/\1/p' Sources/sanswitch/Sanswitch.swift)
 DESTDIR ?=
 
 LIBRARY := build/lib/libsanswitch.so
@@ -23,9 +24,11 @@ TEST_TIMEOUT_S := 240
 HOT := switch_send switch_recv switch_write switch_read sendAttached receiveAttached sendOnCompanion receiveOnCompanion
 
 BUILD_PACKAGES := binutils ca-certificates g++ git libc6-dev
+DEB_PACKAGES := debhelper fakeroot lintian
 DEMO_PACKAGES := iperf3 python3
 TEST_PACKAGES := $(DEMO_PACKAGES) python3-pytest python3-pytest-timeout redis-server redis-tools memcached nginx-light wrk curl sockperf \
-    netcat-openbsd rsync openssh-server openssh-client postgresql postgresql-contrib socat iproute2 default-jdk-headless nodejs spin
+    netcat-openbsd rsync openssh-server openssh-client postgresql postgresql-contrib socat iproute2 default-jdk-headless nodejs \
+    pkg-config zsh fish bash-completion mandoc spin
 
 .PHONY: help
 help: ## Show this list
@@ -37,7 +40,7 @@ help: ## Show this list
 toolchain:
 	@Tests/checks/toolchain $(SWIFT)
 
-build: toolchain build-deps library tool ## Build build/bin/sanswitch and build/lib/libsanswitch.so
+build: toolchain build-deps library tool programs ## Build build/bin/sanswitch and build/lib/libsanswitch.so
 
 # Replaced by rename: programs that run now keep the library that they have mapped.
 library: toolchain
@@ -60,22 +63,55 @@ build/examples/lib%.so: examples/provider/%.c Sources/CProvider/include/sanswitc
 	@mkdir -p $(dir $@)
 	$(CC) -std=c11 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -ISources/CProvider/include -o $@ $<
 
+# Programs of `sanswitch bench`, and what shells complete: built here, so that installing needs no compiler.
+BENCH_SOURCES := $(wildcard bench/*.c)
+BENCH_PROGRAMS := $(BENCH_SOURCES:bench/%.c=build/bench/%)
+SHELLS := bash zsh fish
+.PHONY: programs
+programs: $(BENCH_PROGRAMS) $(SHELLS:%=build/completions/%)
+
+build/bench/%: bench/%.c bench/common.h
+	@mkdir -p $(dir $@)
+	$(CC) -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -o $@ $<
+
+build/completions/%: $(TOOL)
+	@mkdir -p $(dir $@)
+	@$(TOOL) --generate-completion-script $* | sed '1{/^#!/d}' >$@
+
+SHARE = $(DESTDIR)$(PREFIX)/share
 install: ## Install what `make build` made below PREFIX (/usr/local), DESTDIR in front
-	@test -x $(TOOL) -a -r $(LIBRARY) || { echo "Nothing to install: run \`make build\` first." >&2; exit 1; }
+	@test -x $(TOOL) -a -r $(LIBRARY) -a -r build/completions/fish -a -x build/bench/pair || { echo "Nothing to install: run \`make build\` first." >&2; exit 1; }
 	install -D -m 755 $(TOOL) $(DESTDIR)$(PREFIX)/bin/sanswitch
 	install -D -m 755 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/libsanswitch.so
 	install -D -m 644 Sources/CProvider/include/sanswitch/provider.h $(DESTDIR)$(PREFIX)/include/sanswitch/provider.h
-	install -D -m 644 man/sanswitch.1 $(DESTDIR)$(PREFIX)/share/man/man1/sanswitch.1
-	install -D -m 644 man/sanswitch.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/sanswitch.conf.5
+	install -d $(SHARE)/pkgconfig $(DESTDIR)$(PREFIX)/lib/sanswitch/bench
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' packaging/sanswitch.pc.in >$(SHARE)/pkgconfig/sanswitch.pc
+	install -m 755 bench/compare.py $(BENCH_PROGRAMS) $(DESTDIR)$(PREFIX)/lib/sanswitch/bench
+	install -m 644 $(filter-out bench/compare.py bench/bench.py,$(wildcard bench/*.py)) bench/thresholds.json $(DESTDIR)$(PREFIX)/lib/sanswitch/bench
+	install -D -m 644 man/sanswitch.1 $(SHARE)/man/man1/sanswitch.1
+	install -D -m 644 man/sanswitch.conf.5 $(SHARE)/man/man5/sanswitch.conf.5
+	install -D -m 644 man/sanswitch.7 $(SHARE)/man/man7/sanswitch.7
+	install -D -m 644 build/completions/bash $(SHARE)/bash-completion/completions/sanswitch
+	install -D -m 644 build/completions/zsh $(SHARE)/zsh/vendor-completions/_sanswitch
+	install -D -m 644 build/completions/fish $(SHARE)/fish/vendor_completions.d/sanswitch.fish
+
+.PHONY: deb
+deb: build deb-deps ## Build Debian packages into build/, and look at them with lintian
+	dh clean
+	dh binary
+	lintian --allow-root --fail-on error build/*_$(VERSION)-*.deb
 
 clean: ## Remove everything that was built
 	rm -rf build .build .build-embedded .build-tsan .build-asan
 
 # ---- Packages of the system
 
-.PHONY: deps build-deps demo-deps
+.PHONY: deps build-deps demo-deps deb-deps
 deps: ## Install the Debian packages that build, demo and tests need
 	@Tests/checks/packages $(BUILD_PACKAGES) $(TEST_PACKAGES)
+
+deb-deps:
+	@Tests/checks/packages $(BUILD_PACKAGES) $(DEB_PACKAGES)
 
 build-deps:
 	@Tests/checks/packages $(BUILD_PACKAGES)
@@ -129,10 +165,10 @@ check-model: ## The path-change protocol, in every state of a small model (spin)
 check-startup: ## Preloading into /bin/true costs under 0.2 ms
 	@Tests/checks/startup $(LIBRARY) $(STARTUP_LIMIT_US)
 
-reference: tool ## Put the table of settings into the manual and docs/configuration.md
+reference: tool ## Put the settings and reasons into the manual and docs/configuration.md
 	@Tests/checks/reference $(TOOL)
 
-check-reference: ## The manual and docs/configuration.md have every setting as the tool explains it
+check-reference: ## The manual and docs/configuration.md have every setting and reason
 	@Tests/checks/reference $(TOOL) --check
 
 format: toolchain ## Format the Swift sources in place

@@ -44,7 +44,7 @@ if isEmbedded {
             linkerSettings: [
                 .unsafeFlags([
                     "-Xlinker", "--version-script=\(Context.packageDirectory)/preload/exports.map", "-Xlinker",
-                    "--gc-sections",
+                    "--gc-sections", "-Xlinker", "-soname=libsanswitch.so",
                     "-Xlinker", "-z", "-Xlinker", "now",
                 ])
             ]))

@@ -42,13 +42,14 @@ struct ConfigurationReport {
 
     static let system = "/etc/sanswitch/sanswitch.conf"
 
-    /// As the library looks for them.
-    init() {
+    /// As the library looks for them in a program with these variables.
+    init(_ variables: [String: String]? = nil) {
+        func environment(_ name: String) -> String? { variables.map { $0[name] } ?? sanswitch.environment(name) }
         if let named = environment("SAN_CONFIG") {
             if !named.isEmpty { add(named, mustExist: true) }
         } else {
             add(Self.system, mustExist: false)
-            if let user = Self.userFile { add(user, mustExist: false) }
+            if let user = Self.userFile(environment) { add(user, mustExist: false) }
         }
         for knob in Knob.allCases where knob.isNumber {
             let name = knob.environment.description
@@ -60,7 +61,7 @@ struct ConfigurationReport {
     /// These files only, for a check.
     init(files paths: [String]) { for path in paths { add(path, mustExist: true) } }
 
-    static var userFile: String? {
+    private static func userFile(_ environment: (String) -> String?) -> String? {
         if let directory = environment("XDG_CONFIG_HOME"), directory.hasPrefix("/") {
             return "\(directory)/sanswitch/sanswitch.conf"
         }

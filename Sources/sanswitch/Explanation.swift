@@ -55,9 +55,12 @@ struct Explanation {
 
     private static func mdoc(_ knob: Knob) -> String {
         let name = knob.name.map { ".It Li \($0) Pq Ev \(knob.environment)" } ?? ".It Ev \(knob.environment)"
-        // A line of the manual must not begin with what roff takes for a request.
+        // mdoc(7) wants each sentence on a line of its own.
+        let effect = knob.effect.description.split(separator: " ").reduce(into: "") {
+            $0 += ($0.isEmpty ? "" : $0.hasSuffix(".") ? "\n" : " ") + $1
+        }
         return
-            "\(name)\n\(knob.effect)\n\(knob.isNumber ? "Unit" : "Values"): \(knob.unit); default: \(knob.standardWords)."
+            "\(name)\n\(effect)\n\(knob.isNumber ? "Unit" : "Values"): \(knob.unit); default: \(knob.standardWords)."
     }
 
     private static func wrapped(_ text: String, at width: Int) -> [String] {

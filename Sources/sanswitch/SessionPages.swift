@@ -100,7 +100,7 @@ enum SessionPages {
     }
 
     /// The names in a directory; none when it is gone or closed to us.
-    private static func entries(_ path: String) -> [String] {
+    static func entries(_ path: String) -> [String] {
         guard let directory = opendir(path) else { return [] }
         defer { closedir(directory) }
         var names: [String] = []

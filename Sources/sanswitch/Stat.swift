@@ -1,6 +1,7 @@
 import ArgumentParser
 import CLibc
 import Glibc
+import SessionState
 
 struct Stat: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -27,6 +28,9 @@ struct Stat: ParsableCommand {
     @Flag(help: "With --prometheus: also counters of every single session.")
     var each = false
 
+    @Flag(help: "List every reason for which a direction can be on TCP.")
+    var reasons = false
+
     @Option(
         help: ArgumentHelp(
             "Write to a file instead, replaced whole by rename (node_exporter's textfile collector).", valueName: "file"
@@ -49,6 +53,11 @@ struct Stat: ParsableCommand {
     }
 
     func run() throws {
+        if reasons {
+            var table = Table([.init(title: "REASON"), .init(title: "MEANING")])
+            for reason in Reason.allCases { table.add(["\(reason)", reason.text.description]) }
+            return print(table.lines().joined(separator: "\n"))
+        }
         let obstacles = pids.compactMap(Self.obstacle)
         while true {
             try put(text())

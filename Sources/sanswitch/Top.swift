@@ -9,7 +9,7 @@ struct Top: ParsableCommand {
             All by the second: SENT and RECV are bytes, CALLS the calls that moved some, BELLS the times the other end had to be \
             woken. AWAKE is the share of calls before which this end did not sleep: there, looking (spinning) was enough. FLIGHT \
             is what the other end has not taken yet. PTH has a letter for each direction, sending first: k TCP (kernel), d \
-            draining, c companion, r returned to TCP. With 110 columns there are also the client's port and the reason.
+            draining, c companion, r returned to TCP, a asking for TCP. With 110 columns there are also the client's port and the reason.
 
             On a terminal, keys sort (< and >, r reverses), filter (/ and a part of a program's name, or a port) and quit (q). \
             Elsewhere it writes plain text, a block for each interval.
