@@ -157,29 +157,29 @@ def connect(plan):
         yield collect(plan, test, plan.rounds, {TCP: lambda: pair(TCP, "connect", count), SWITCH: lambda: pair(SWITCH, "connect", count, **ends)})
 
 
-def descriptors():
-    """As many as there may be: a switched connection takes a hidden one from the upper quarter of the numbers."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wish in (1 << 17, hard):
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wish, max(wish, hard)), max(hard, wish)))
-            break
-        except (ValueError, OSError):
-            continue
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+def limit_descriptors(count):
+    """The soft limit just above what the program needs: the switch has its own descriptors beyond it, up to the hard one. Returns for
+    how many there is room."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if count + 128 > hard:
+        raise Missing(f"{count:,} connections need more descriptors than there may be ({hard:,})")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count + 128, hard))
+    return hard - count - 128
 
 
 def many(plan):
-    limit = descriptors()
-    for count in plan.counts:
-        if count + 100 > limit // 4 * 3:
-            raise Missing(f"{count} connections need more descriptors than there may be ({limit})")
-        test = Test("many", f"{count:,} connections" if count > 1 else "1 connection", "rate", "messages/s", x=count, cost="perMillion")
-        if count > limit // 4:
-            test.note = f"at most {limit // 4} of them can switch (descriptor limit {limit})"
-        rounds = plan.rounds if count < 1000 else plan.few
-        yield collect(plan, test, rounds, {side: lambda side=side: pair(side, "many", count, 64, plan.milliseconds)
-                                     for side in (TCP, UNIX, SWITCH)})
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        for count in plan.counts:
+            test = Test("many", f"{count:,} connections" if count > 1 else "1 connection", "rate", "messages/s", x=count, cost="perMillion")
+            room = limit_descriptors(count)
+            if room < count:
+                test.note = f"descriptors for {room:,} to switch"
+            rounds = plan.rounds if count < 1000 else plan.few
+            yield collect(plan, test, rounds, {side: lambda side=side: pair(side, "many", count, 64, plan.milliseconds)
+                                               for side in (TCP, UNIX, SWITCH)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def idle(plan):

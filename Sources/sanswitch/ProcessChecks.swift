@@ -36,6 +36,8 @@ struct ProcessChecks {
 
     mutating func run(_ diagnosis: inout Diagnosis) {
         checkLibrary(&diagnosis)
+        // Without it nothing else matters.
+        if diagnosis.failure != nil { return }
         checkSettings(&diagnosis)
         checkNamespace(&diagnosis)
         checkDescriptors(&diagnosis)
@@ -85,11 +87,14 @@ struct ProcessChecks {
     private func checkDescriptors(_ diagnosis: inout Diagnosis) {
         let limits = readFile("/proc/\(pid)/limits").map { String(decoding: $0, as: UTF8.self) } ?? ""
         let words = limits.split(separator: "\n").first { $0.hasPrefix("Max open files") }?.split(separator: " ") ?? []
-        guard words.count > 3, let limit = UInt64(words[3]) else { return }
-        let room = min(limit, 1 << 20) / 4
-        let text = "descriptor limit \(limit): room for about \(room) switched connections"
-        if room >= 256 { return diagnosis.good(text) }
-        diagnosis.note(text, remedy: "raise it before starting the program: `ulimit -n 65536`, LimitNOFILE= in a unit")
+        // Max open files SOFT HARD files
+        guard words.count > 4, let soft = UInt64(words[3]), let hard = UInt64(words[4]) else { return }
+        let room = min(hard, 1 << 20) - min(soft, hard, 1 << 20)
+        let text = "descriptor limits \(soft) and \(hard)"
+        if room >= 256 { return diagnosis.good("\(text): room for \(room) switched connections beyond the soft one") }
+        diagnosis.note(
+            "\(text): switched connections take numbers that the program could need, and give way to it",
+            remedy: "leave room beyond the soft limit: `ulimit -Sn 16384`, LimitNOFILE=16384:131072 in a unit")
     }
 
     private func hasRing() -> Bool {
