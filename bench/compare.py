@@ -107,7 +107,10 @@ def measure(names, plan):
         try:
             plan.enter(name)
             for test in GROUPS[name](plan):
-                tests.append(test)
+                if test.trouble:
+                    skipped[f"{test.group}, {test.name}"] = test.trouble
+                else:
+                    tests.append(test)
         except Missing as reason:
             skipped[name] = str(reason)
             print(f"not measured: {reason};", end=" ")

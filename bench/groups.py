@@ -43,6 +43,11 @@ class Plan:
         return self.quick and time.monotonic() - self.begun > self.ends
 
     @property
+    def patience(self):
+        """Seconds after which one run of ours hangs."""
+        return 8 if self.quick else 60
+
+    @property
     def rounds(self):
         return 3 if self.quick else 5
 
@@ -79,6 +84,7 @@ class Test:
     x: int | None = None
     cost: str = ""                 # what `cost` counts: CPU seconds per ...
     note: str = ""
+    trouble: str = ""              # why it was not measured to its end
     runs: dict = field(default_factory=dict)
 
     def median(self, side, key=None):
@@ -107,7 +113,12 @@ def collect(plan, test, rounds, sides):
     order = list(sides)
     for turn in range(rounds):
         for side in order[turn % len(order):] + order[:turn % len(order)]:
-            test.runs.setdefault(side, []).append(sides[side]())
+            try:
+                test.runs.setdefault(side, []).append(sides[side]())
+            except Missing as reason:
+                # The other tests go on; half a comparison is none.
+                test.trouble, test.runs = str(reason), {}
+                return test
         if plan.is_late:
             break
     return test
@@ -115,12 +126,12 @@ def collect(plan, test, rounds, sides):
 
 # ---- Programs of our own (pair.c)
 
-def pair(side, *words, client=None, server=None):
+def pair(plan, side, *words, client=None, server=None):
     """One run; either end may be on another side than the rest."""
     family = "unix" if side == UNIX else "tcp"
     more = {"PAIR_SERVER_PRELOAD": str(LIBRARY) if (server or side) == SWITCH else ""}
     mode, *rest = words
-    found = json.loads(output([PROGRAMS / "pair", mode, family, *rest], SWITCHED if (client or side) == SWITCH else PLAIN, 120, **more))
+    found = json.loads(output([PROGRAMS / "pair", mode, family, *rest], SWITCHED if (client or side) == SWITCH else PLAIN, plan.patience, **more))
     curve = found.get("percentiles", {})
     found |= {"p50": curve.get("50"), "p99": curve.get("99"), "p99.9": curve.get("99.9"), "rate": found["messages"] / found["seconds"],
               "perMillion": found["processor"] / found["messages"] * 1e6, "gbit": found["bytes"] * 8e-9 / found["seconds"],
@@ -137,24 +148,24 @@ def pingpong(plan):
             # Enough trips for a p99.9 even where each takes long.
             milliseconds = plan.milliseconds * (4 if gap else 2)
             test = Test("pingpong", f"{name}, {state}", "p50", "us", lower=True, cost="perMillion")
-            yield collect(plan, test, plan.rounds, {side: lambda side=side: pair(side, "pingpong", wait, gap, 64, WARM, milliseconds)
+            yield collect(plan, test, plan.rounds, {side: lambda side=side: pair(plan, side, "pingpong", wait, gap, 64, WARM, milliseconds)
                                               for side in (TCP, UNIX, SWITCH)})
 
 
 def bulk(plan):
     for size in plan.sizes:
         test = Test("bulk", f"{amount(size)} writes", "gbit", "Gbit/s", x=size, cost="perGigabyte")
-        yield collect(plan, test, plan.rounds, {side: lambda side=side: pair(side, "bulk", size, WARM, plan.milliseconds)
+        yield collect(plan, test, plan.rounds, {side: lambda side=side: pair(plan, side, "bulk", size, WARM, plan.milliseconds)
                                           for side in (TCP, UNIX, SWITCH)})
 
 
 def connect(plan):
     count = 500 if plan.quick else 5000
     test = Test("connect", "both aware", "rate", "/s", cost="perMillion")
-    yield collect(plan, test, plan.rounds, {side: lambda side=side: pair(side, "connect", count) for side in (TCP, UNIX, SWITCH)})
+    yield collect(plan, test, plan.rounds, {side: lambda side=side: pair(plan, side, "connect", count) for side in (TCP, UNIX, SWITCH)})
     for name, ends in (("server unaware", {"server": TCP}), ("client unaware", {"client": TCP})):
         test = Test("connect", name, "rate", "/s", cost="perMillion")
-        yield collect(plan, test, plan.rounds, {TCP: lambda: pair(TCP, "connect", count), SWITCH: lambda: pair(SWITCH, "connect", count, **ends)})
+        yield collect(plan, test, plan.rounds, {TCP: lambda: pair(plan, TCP, "connect", count), SWITCH: lambda: pair(plan, SWITCH, "connect", count, **ends)})
 
 
 def limit_descriptors(count):
@@ -176,7 +187,7 @@ def many(plan):
             if room < count:
                 test.note = f"descriptors for {room:,} to switch"
             rounds = plan.rounds if count < 1000 else plan.few
-            yield collect(plan, test, rounds, {side: lambda side=side: pair(side, "many", count, 64, plan.milliseconds)
+            yield collect(plan, test, rounds, {side: lambda side=side: pair(plan, side, "many", count, 64, plan.milliseconds)
                                                for side in (TCP, UNIX, SWITCH)})
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
@@ -197,7 +208,8 @@ def idle(plan):
 
     collect(plan, test, 1 if plan.quick else 3, {side: lambda side=side: ask(side) for side in (TCP, SWITCH)})
     yield test
-    yield processor
+    if not test.trouble:
+        yield processor
 
 
 # ---- Real programs

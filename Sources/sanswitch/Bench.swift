@@ -58,6 +58,8 @@ struct Bench: ParsableCommand {
         }
         // The measured sides are plain or switched as they say, whatever this shell's environment says.
         unsetenv("LD_PRELOAD")
+        // Nothing is left where the package lies.
+        setenv("PYTHONDONTWRITEBYTECODE", "1", 1)
         setenv("BENCH_LIBRARY", library, 1)
         setenv("BENCH_TOOL", tool, 1)
         var words = ["/usr/bin/env", "python3", script] + (quick ? ["--quick"] : [])

@@ -48,8 +48,8 @@ struct Prometheus {
                 bytes[name + ["kernel"], default: 0] += state.kernelBytes
                 bytes[name + ["companion"], default: 0] += state.companionBytes
                 for index in counts.indices { counts[index][name, default: 0] += Self.counts[index].value(state) }
-                changes[name + ["over"], default: 0] += state.switchOver == nil ? 0 : 1
-                changes[name + ["back"], default: 0] += state.switchBack == nil ? 0 : 1
+                changes[name + ["over"], default: 0] += state.overs
+                changes[name + ["back"], default: 0] += state.backs
             }
         }
         let names = ["program", "role", "direction"]
@@ -60,7 +60,7 @@ struct Prometheus {
         for (index, count) in Self.counts.enumerated() {
             add("sanswitch_open_\(count.name)", "\(count.help), open sessions", names, counts[index])
         }
-        add("sanswitch_open_switches", "Directions of open sessions that changed path", names + ["change"], changes)
+        add("sanswitch_open_switches", "Changes of path of open sessions", names + ["change"], changes)
     }
 
     private mutating func add(_ name: String, _ help: String, _ labels: [String], _ sums: [[String]: UInt64]) {

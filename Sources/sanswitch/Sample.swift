@@ -106,25 +106,23 @@ struct Activity {
     var isOnTCP: Bool { report.send.isOnTCP || report.receive.isOnTCP }
 }
 
-/// A direction that changed its path between two looks.
-struct PathChange {
-    let text: String
-    let isSwitchBack: Bool
+extension SessionReport {
+    /// Changes of path, both directions.
+    var overs: Int { Int(clamping: send.overs + receive.overs) }
+    var backs: Int { Int(clamping: send.backs + receive.backs) }
+}
 
-    static func between(_ before: SessionReport?, _ now: SessionReport) -> [PathChange] {
+/// Directions that changed their path between two looks, each with the latest offset and the reason.
+enum PathChange {
+    static func between(_ before: SessionReport?, _ now: SessionReport) -> [String] {
         let (name, ends) = ("\(printable(now.program)) \(now.pids[0])", "\(now.local.text) > \(now.peer.text)")
-        var changes: [PathChange] = []
+        var changes: [String] = []
         for (direction, then, state) in [("send", before?.send, now.send), ("receive", before?.receive, now.receive)] {
             if let offset = state.switchOver, then?.switchOver != offset {
-                changes.append(
-                    PathChange(
-                        text: "\(name) \(direction): companion from byte \(offset), \(ends)", isSwitchBack: false))
+                changes.append("\(name) \(direction): companion from byte \(offset), \(ends)")
             }
             if let offset = state.switchBack, then?.switchBack != offset {
-                changes.append(
-                    PathChange(
-                        text: "\(name) \(direction): TCP from byte \(offset), \(now.reasonText), \(ends)",
-                        isSwitchBack: true))
+                changes.append("\(name) \(direction): TCP from byte \(offset), \(now.reasonText), \(ends)")
             }
         }
         return changes

@@ -12,6 +12,8 @@ struct DirectionReport {
     let calls: UInt64
     let doorbells: UInt64
     let sleeps: UInt64
+    /// How often it went over to the companion.
+    let overs: UInt64
 
     init(_ state: borrowing DirectionState) {
         func offset(_ value: UInt64) -> UInt64? { value == DirectionState.noOffset ? nil : value }
@@ -24,9 +26,12 @@ struct DirectionReport {
         calls = state.calls.load(ordering: .relaxed)
         doorbells = state.doorbells.load(ordering: .relaxed)
         sleeps = state.sleeps.load(ordering: .relaxed)
+        overs = state.intervals.load(ordering: .relaxed)
     }
 
     var companionBytes: UInt64 { bytes - kernelBytes }
+    /// How often it came back.
+    var backs: UInt64 { isOnTCP || overs == 0 ? overs : overs - 1 }
     var isOnTCP: Bool { path == .kernel || path == .returned || path == .asking }
 }
 

@@ -150,7 +150,8 @@ extension DirectionReport {
         .object([
             ("path", .text("\(path)")), ("bytes", .number(bytes)), ("kernelBytes", .number(kernelBytes)),
             ("companionBytes", .number(companionBytes)), ("switchOver", .optional(switchOver)),
-            ("switchBack", .optional(switchBack)), ("calls", .number(calls)), ("doorbells", .number(doorbells)),
+            ("switchBack", .optional(switchBack)), ("switchOvers", .number(overs)), ("switchBacks", .number(backs)),
+            ("calls", .number(calls)), ("doorbells", .number(doorbells)),
             ("sleeps", .number(sleeps)),
         ])
     }

@@ -77,12 +77,16 @@ struct TopView {
         let now = Sample(matching: filter)
         let seconds = Double(now.ticks - before.ticks) / 1e9
         let changes = now.sessions.flatMap { PathChange.between(before[$0.key], $0.report) }
-        backs.new = changes.count { $0.isSwitchBack }
-        overs.new = changes.count - backs.new
+        (overs.new, backs.new) = (0, 0)
+        for (key, report) in now.sessions {
+            let then = before[key]
+            overs.new += max(0, report.overs - (then?.overs ?? 0))
+            backs.new += max(0, report.backs - (then?.backs ?? 0))
+        }
         overs.total += overs.new
         backs.total += backs.new
         newEvents = changes.count
-        events = Array((events + changes.map { "\(clock()) \($0.text)" }).suffix(1000))
+        events = Array((events + changes.map { "\(clock()) \($0)" }).suffix(1000))
         rows = now.sessions.map {
             Activity(
                 $0.key, $0.report, since: before[$0.key], seconds: seconds, inFlight: now.inFlight($0.key, $0.report))
