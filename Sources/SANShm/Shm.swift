@@ -446,10 +446,18 @@ private func waitDoorbell(_ socket: san_socket) -> CInt {
     return CInt(truncatingIfNeeded: min(0, sys_recv(fd, &byte, 1, CInt(MSG_PEEK))))
 }
 
+/// All of them: one that is left at each silence would fill the socket in the end, and a doorbell that finds it full is no event to an
+/// edge-triggered set.
 private func silenceDoorbell(_ socket: san_socket) -> CInt {
     var bytes: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0, 0)
-    let result = withUnsafeMutableBytes(of: &bytes) { bytes in
-        using(socket) { sys_recv($0, bytes.baseAddress!, bytes.count, CInt(MSG_DONTWAIT)) }
+    var found: CInt = 0
+    while true {
+        let (result, isAll) = withUnsafeMutableBytes(of: &bytes) { bytes in
+            let result = using(socket) { sys_recv($0, bytes.baseAddress!, bytes.count, CInt(MSG_DONTWAIT)) }
+            return (result, result < bytes.count)
+        }
+        if result > 0 { found = 1 }
+        if result == -Int(EINTR) { continue }
+        if isAll { return result > 0 || result == -Int(EAGAIN) ? found : -EPIPE }
     }
-    return result > 0 ? 1 : result == -Int(EAGAIN) || result == -Int(EINTR) ? 0 : -EPIPE
 }

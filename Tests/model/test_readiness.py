@@ -20,3 +20,12 @@ def test_idle_connections_cost_nothing(call):
     assert len(result.events("receiving switched over at")) >= 2 * result.trace["connections"], result.describe()
     for end in ("client", "server"):
         assert result.trace[end] < 0.05, "%s used %.3f s of processor time" % (end, result.trace[end])
+
+
+def test_doorbells_do_not_fill_up():
+    """A doorbell that is not taken stays in a buffer that holds a few hundred; the one that finds it full wakes nobody."""
+    rounds = 25_000
+    result = harness.run("bells.py", rounds, switched=True, SAN_AFTER_CALLS=2, SAN_SPIN_US=0)
+    assert result.status == 0, result.describe()
+    assert result.trace["answers"] == rounds
+    assert len(result.events("receiving switched over at")) == 2, result.describe()
