@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from conftest import ROOT, TOOL, clean_environment
+from toolbox import ROOT, TOOL, clean_environment
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import LIBRARY, ROOT, TOOL, clean_environment
+from toolbox import LIBRARY, ROOT, TOOL, clean_environment
 
 
 @pytest.fixture

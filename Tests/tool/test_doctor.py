@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from conftest import LIBRARY, TOOL, clean_environment
+from toolbox import LIBRARY, TOOL, clean_environment
 
 
 def until(condition):

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import LIBRARY, ROOT, TOOL, clean_environment
+from toolbox import LIBRARY, ROOT, TOOL, clean_environment
 
 EXAMPLES = {"hello.py": None, "hello.c": ["cc", "-Wall", "-Wextra", "-Werror", "-o"], "hello.swift": ["swiftc", "-O", "-o"]}
 

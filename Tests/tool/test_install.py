@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import ROOT, clean_environment
+from toolbox import ROOT, clean_environment
 
 
 @pytest.fixture(scope="module")

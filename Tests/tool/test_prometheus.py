@@ -3,7 +3,7 @@ import re
 import subprocess
 import time
 
-from conftest import TOOL, clean_environment
+from toolbox import TOOL, clean_environment
 
 LINE = re.compile(r'^([a-z_]+)\{((?:[a-z]+="(?:[^"\\]|\\.)*",?)+)\} (\d+)$')
 

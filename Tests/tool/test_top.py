@@ -10,7 +10,7 @@ import subprocess
 import termios
 import time
 
-from conftest import TOOL, clean_environment
+from toolbox import TOOL, clean_environment
 
 DEADLINE = 30
 
