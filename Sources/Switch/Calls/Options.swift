@@ -81,7 +81,7 @@ public func switch_setsockopt(_ fd: CInt, _ level: CInt, _ name: CInt, _ value: 
 @c @implementation
 public func switch_ioctl(_ fd: CInt, _ request: UInt, _ argument: UnsafeMutableRawPointer?) -> CInt {
     guard let session = DescriptorTable.hold(fd) else {
-        return HiddenDescriptors.isHidden(fd) ? fail(EBADF) : real_ioctl(fd, request, argument)
+        return HiddenDescriptors.isHidden(fd) && !libc_is_provider() ? fail(EBADF) : real_ioctl(fd, request, argument)
     }
     defer { session.drop() }
     let result = real_ioctl(fd, request, argument)
