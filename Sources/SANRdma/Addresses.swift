@@ -8,16 +8,30 @@ enum Addresses {
     private static let capacity = 64
     private static let root: StaticString = "/sys/class/infiniband"
 
-    static var isEmpty: Bool { list(nil, 0) == 0 }
+    static var isEmpty: Bool { find { _, count in count == 0 } }
 
-    /// Fills `out` with SocketAddress values of the network interfaces; the length of the whole list, in bytes.
-    static func list(_ out: UnsafeMutableRawPointer?, _ length: Int) -> CInt {
+    static var stamp: UInt64 {
+        find { found, count in
+            var stamp: UInt64 = count == 0 ? 0 : 0xcbf2_9ce4_8422_2325
+            for i in 0..<count { stamp = ((stamp ^ found[i].high) &* 0x0000_0100_0000_01b3 ^ found[i].low) &* 0x0000_0100_0000_01b3 }
+            return stamp
+        }
+    }
+
+    private static func find<R>(_ body: (UnsafeMutableBufferPointer<Pair>, Int) -> R) -> R {
         withUnsafeTemporaryAllocation(of: Pair.self, capacity: capacity) { found in
             var count = 0
             forEachDevice { device in
                 if isIwarp(device) { return }
                 addPorts(device, found, &count)
             }
+            return body(found, count)
+        }
+    }
+
+    /// Fills `out` with addresses (san_address) unless it is too short; the length of the whole list, in bytes.
+    static func list(_ out: UnsafeMutableRawPointer?, _ length: Int) -> CInt {
+        find { found, count in
             let needed = count &* MemoryLayout<Pair>.size
             if let out, length >= needed, needed > 0 {
                 out.copyMemory(from: found.baseAddress.unsafelyUnwrapped, byteCount: needed)

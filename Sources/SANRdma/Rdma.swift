@@ -37,15 +37,29 @@ func release(_ fd: CInt) {
 @inline(__always)
 private func link(_ socket: san_socket) -> LinkRef { LinkRef(bitPattern: UInt(socket)).unsafelyUnwrapped }
 
-/// Start-up, in the shape every provider has; `san_startup_ex` of this one.
+/// How the provider is registered without a file of its own.
+public enum RdmaIdentity {
+    public static let order = 60
+    public static var name: UnsafePointer<CChar> {
+        let text: StaticString = "rdma"
+        return UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self)
+    }
+    public static var guid: san_guid {
+        san_guid(a: 0x5a4e_5357, b: 2, c: 0x4d45, d: (0x8d, 0x4f, 0x52, 0x59, 0, 0, 0, 2))
+    }
+    /// A number that changes with the addresses of this host's devices; 0 when there are none.
+    public static var stamp: UInt64 { Addresses.stamp }
+}
+
+/// `san_startup_ex` of this provider.
 public func rdmaStartup(
-    version: UInt32, tcp: san_protocol, upcalls given: san_upcalls, functions: inout san_functions,
-    info: inout san_provider_info
+    version: UInt32, tcp: UnsafePointer<san_protocol>, upcalls given: UnsafePointer<san_upcalls>,
+    functions: UnsafeMutablePointer<san_functions>, info: UnsafeMutablePointer<san_provider_info>
 ) -> CInt {
     guard version == SAN_ABI_VERSION else { return -ENOTSUP }
-    guard tcp.type == CInt(SOCK_STREAM.rawValue) else { return -EINVAL }
-    Rdma.upcalls = given
-    functions = san_functions(
+    guard tcp.pointee.type == CInt(SOCK_STREAM.rawValue) else { return -EINVAL }
+    Rdma.upcalls = given.pointee
+    functions.pointee = san_functions(
         size: UInt64(MemoryLayout<san_functions>.size), cleanup: { Closing.wait() }, socket: rdmaSocket, bind: rdmaBind,
         set_option: { _, _, _, _, _ in 0 }, listen: rdmaListen, connect: rdmaConnect, accept: rdmaAccept,
         event_descriptor: { link($0).pointee.near }, peer: { _, _ in -EOPNOTSUPP },
@@ -57,12 +71,10 @@ public func rdmaStartup(
             guard let buffer, !Rdma.isForeign else { return 0 }
             return link(socket).receive(buffer, capacity)
         }, ioctl: rdmaControl, duplicate: { _, _, _, _ in -EOPNOTSUPP }, adopt: { _, _ in -EOPNOTSUPP }, close: rdmaClose)
-    withUnsafeMutableBytes(of: &info.name) {
-        let name: StaticString = "rdma"
-        $0.baseAddress!.copyMemory(from: name.utf8Start, byteCount: name.utf8CodeUnitCount)
-    }
-    info.guid = san_guid(a: 0x5a4e_5357, b: 0x0002, c: 0x4d45, d: (0x52, 0x44, 0x4d, 0x41, 0, 0, 0, 2))
-    info.maximum_ring = UInt32(Limits.maximumRing)
+    info.pointee = san_provider_info()
+    withUnsafeMutableBytes(of: &info.pointee.name) { _ = memcpy($0.baseAddress!, RdmaIdentity.name, 4) }
+    info.pointee.guid = RdmaIdentity.guid
+    info.pointee.maximum_ring = UInt32(Limits.maximumRing)
     return 0
 }
 
@@ -208,19 +220,30 @@ private func rdmaMap(
 
 /// What is left to do when the process ends.
 enum Closing {
-    /// Gives what closed links have pushed a second to leave.
+    private static let nanoseconds: UInt64 = 1_000_000_000
+
+    /// Gives what has been pushed, on closed links and on others, a second to leave, as a kernel would send what is in its queues.
     static func wait() -> CInt {
         if Rdma.isForeign || !Worker.isStarted { return 0 }
-        let end = libc_nanoseconds() &+ 1_000_000_000
-        var isPending = true
+        let end = libc_nanoseconds() &+ nanoseconds
         while isPending, libc_nanoseconds() < end {
-            isPending = false
-            LinkPool.forEach { link in
-                if link.pointee.wantsClose.load(ordering: .acquiring) != 0, !link.pointee.isDead { isPending = true }
-            }
             var pause = timespec(tv_sec: 0, tv_nsec: 200_000)
-            if isPending { _ = nanosleep(&pause, nil) }
+            _ = sys_ppoll(nil, 0, &pause, nil)
         }
         return 0
+    }
+
+    private static var isPending: Bool {
+        var isPending = false
+        LinkPool.forEach { link in
+            if link.pointee.isDead { return }
+            if link.pointee.wantsClose.load(ordering: .acquiring) != 0 { isPending = true }
+            guard link.pointee.phase.load(ordering: .acquiring) == Link.Phase.established else { return }
+            link.pointee.lock.lock()
+            link.flush()
+            if !link.pointee.flow.isIdle, !link.pointee.flow.isBroken { isPending = true }
+            link.pointee.lock.unlock()
+        }
+        return isPending
     }
 }

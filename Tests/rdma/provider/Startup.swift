@@ -8,6 +8,5 @@ public func san_startup_ex(
     _ functions: UnsafeMutablePointer<san_functions>?, _ info: UnsafeMutablePointer<san_provider_info>?
 ) -> CInt {
     guard let tcp, let upcalls, let functions, let info else { return -22 }
-    return rdmaStartup(
-        version: version, tcp: tcp.pointee, upcalls: upcalls.pointee, functions: &functions.pointee, info: &info.pointee)
+    return rdmaStartup(version: version, tcp: tcp, upcalls: upcalls, functions: functions, info: info)
 }
