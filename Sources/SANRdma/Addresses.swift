@@ -8,6 +8,7 @@ enum Addresses {
     private static let capacity = 64
     private static let root: StaticString = "/sys/class/infiniband"
 
+    /// True as well when every port is down.
     static var isEmpty: Bool { find { _, count in count == 0 } }
 
     static var stamp: UInt64 {
@@ -86,12 +87,15 @@ enum Addresses {
             guard path.file("/state", { $0.count > 0 && $0[0] == 0x34 }),
                 path.file("/link_layer", { $0.count > 0 && $0[0] == 0x45 })
             else { continue }
-            for index in 0..<64 where count < capacity {
+            // A table of some hundred places, filled from its beginning, with holes where addresses have gone.
+            var empty = 0
+            for index in 0..<256 where count < capacity && empty < 8 {
                 var entry = path
                 entry.add("/gids/")
                 entry.add(number: index)
                 var address = Pair()
                 guard entry.file("", { read(&address, $0) }) else { break }
+                empty = address == Pair() ? empty &+ 1 : 0
                 let isLinkLocal = address.high.bigEndian >> 54 == 0x3fa
                 if address == Pair() || isLinkLocal || found[0..<count].contains(where: { $0 == address }) { continue }
                 (found.baseAddress.unsafelyUnwrapped + count).initialize(to: address)
@@ -139,7 +143,8 @@ struct Path {
     }
 
     mutating func add(number: Int) {
-        if number >= 10 { add(CChar(truncatingIfNeeded: 0x30 + number / 10)) }
+        if number >= 100 { add(CChar(truncatingIfNeeded: 0x30 + number / 100)) }
+        if number >= 10 { add(CChar(truncatingIfNeeded: 0x30 + number / 10 % 10)) }
         add(CChar(truncatingIfNeeded: 0x30 + number % 10))
     }
 

@@ -14,7 +14,7 @@ struct Flow {
     static let rangeLimit = 4
     static let noteLimit = 16
     /// Words of one push: the engine's fit, longer ones are cut.
-    static let noteLength = 192
+    static let noteLength = 160
     /// Send queue, requests.
     static let depth: UInt32 = 128
     /// Receives that are posted at all times: one notification, one grant and one message can be on their way, no more.

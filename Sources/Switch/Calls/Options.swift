@@ -20,6 +20,7 @@ public func switch_shutdown(_ fd: CInt, _ how: CInt) -> CInt {
     if result == 0, writes {
         session.state.pointee.send.isShut.store(1, ordering: .relaxed)
         session.pointee.outbox?.pointee.finished.store(1, ordering: .releasing)
+        session.pushSender()
         // The peer's reader may sleep on the companion, where no FIN arrives.
         if session.stage == Session.Stage.attached {
             _ = session.pointee.provider.ringDoorbell(session.pointee.companion)

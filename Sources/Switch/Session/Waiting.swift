@@ -49,7 +49,10 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// Asks the peer for a doorbell when there is something to receive. The caller looks once more before it sleeps.
     @inline(__always)
-    func armReceiver() { _ = pointee.outbox?.pointee.receiverAsleep.exchange(1, ordering: .sequentiallyConsistent) }
+    func armReceiver() {
+        _ = pointee.outbox?.pointee.receiverAsleep.exchange(1, ordering: .sequentiallyConsistent)
+        pushHiddenCredit()
+    }
 
     @inline(__always)
     func armSender() { _ = pointee.outbox?.pointee.senderAsleep.exchange(1, ordering: .sequentiallyConsistent) }
