@@ -55,8 +55,6 @@ struct Link: ~Copyable {
     nonisolated(unsafe) var near: CInt = -1
     /// The worker's end; closed when the companion has ended.
     nonisolated(unsafe) var far: CInt = -1
-    /// 1: `near` is readable, or about to be; another byte would say nothing new.
-    let isRung = Atomic<UInt32>(0)
     /// 1: the peer has used the notification that it was granted, and waits for the next grant.
     let hasNotification = Atomic<UInt32>(0)
 

@@ -169,7 +169,7 @@ private func rdmaControl(
             unmap: { _, _ in 0 },
             ring_doorbell: { _ in 0 }, wait_doorbell: { link($0).wait() },
             interrupt: { CInt(sys_shutdown(link($0).pointee.near, CInt(SHUT_RD))) },
-            silence_doorbell: { link($0).silence() }, finish: { link($0).finishRinging() }, push: { link($0).push($1, $2) }), as: san_direct_memory.self)
+            silence_doorbell: { link($0).silence() }, finish: { link($0).finishRinging() }, push: { $2 == 0 ? link($0).prepareToSleep() : link($0).push($1, $2) }), as: san_direct_memory.self)
     return 0
 }
 

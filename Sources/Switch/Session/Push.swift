@@ -36,9 +36,9 @@ extension UnsafeMutablePointer where Pointee == Session {
         if hidden >= (isLarge ? pointee.inboxRing : Limits.smallRing) / 4 { pushReceiver() }
     }
 
-    /// Before a sleep, or the end.
+    /// Before a sleep: the peer's doorbell is wanted again, and what it has not been told it may wait for.
     @inline(__always)
-    func pushHiddenCredit() { if pointee.provider.copies, !isCreditShown { pushReceiver() } }
+    func pushBeforeSleep() { if pointee.provider.copies { isCreditShown ? push(0..<0) : pushReceiver() } }
 
     private var isCreditShown: Bool {
         pointee.creditShown.load(ordering: .relaxed) == pointee.outbox?.pointee.consumed.load(ordering: .relaxed)

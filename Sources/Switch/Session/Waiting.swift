@@ -51,11 +51,14 @@ extension UnsafeMutablePointer where Pointee == Session {
     @inline(__always)
     func armReceiver() {
         _ = pointee.outbox?.pointee.receiverAsleep.exchange(1, ordering: .sequentiallyConsistent)
-        pushHiddenCredit()
+        pushBeforeSleep()
     }
 
     @inline(__always)
-    func armSender() { _ = pointee.outbox?.pointee.senderAsleep.exchange(1, ordering: .sequentiallyConsistent) }
+    func armSender() {
+        _ = pointee.outbox?.pointee.senderAsleep.exchange(1, ordering: .sequentiallyConsistent)
+        pushBeforeSleep()
+    }
 
     /// Waits until there is something to receive. 0, or the errno to fail with (EINTR, EAGAIN after `deadline`).
     func waitToReceive(_ deadline: UInt64) -> CInt {
