@@ -151,25 +151,39 @@ const void *verbs_peer_address(void *identifier) { return rdma_get_peer_addr(ide
 void *verbs_device(void *identifier) { return ((struct rdma_cm_id *)identifier)->verbs; }
 bool verbs_is_iwarp(void *device) { return ((struct ibv_context *)device)->device->transport_type == IBV_TRANSPORT_IWARP; }
 
-void *verbs_open(void *device, verbs_place place, int *fd, int *events_fd) {
+void *verbs_open(void *device, verbs_place place, verbs_descriptors *out) {
     struct ibv_context *context = device;
     struct ibv_comp_channel *channel;
+    *out = (verbs_descriptors){-1, -1, -1, 0};
     QUIET({
         channel = calls.ibv_create_comp_channel(context);
         if (channel) {
             never_block(channel->fd);
             hide(&channel->fd, place);
-            *fd = channel->fd;
-            *events_fd = -1;
-            if (!is_shared) {
-                hide(&context->cmd_fd, place);
-                hide(&context->async_fd, place);
-                never_block(context->async_fd);
-                *events_fd = context->async_fd;
-            }
+            out->channel = channel->fd;
+        }
+        if (channel && !is_shared) {
+            hide(&context->cmd_fd, place);
+            hide(&context->async_fd, place);
+            never_block(context->async_fd);
+            out->events = context->async_fd;
+            out->commands = context->cmd_fd;
         }
     });
     return channel;
+}
+
+bool verbs_renumber(void *device, void *channel, int from, int to) {
+    struct ibv_context *context = device;
+    int *numbers[] = {
+        events ? &events->fd : NULL, channel ? &((struct ibv_comp_channel *)channel)->fd : NULL,
+        context ? &context->cmd_fd : NULL, context ? &context->async_fd : NULL};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        if (!numbers[i] || *numbers[i] != from) continue;
+        *numbers[i] = to;
+        return true;
+    }
+    return false;
 }
 
 bool verbs_device_event(void *device) {

@@ -150,12 +150,18 @@ private func rdmaControl(
     _ socket: san_socket, _ code: UInt32, _ input: UnsafeRawPointer?, _ inputLength: Int,
     _ output: UnsafeMutableRawPointer?, _ outputLength: Int
 ) -> CInt {
+    if code == UInt32(SAN_IOCTL_RENUMBER), let input, inputLength == MemoryLayout<san_renumber>.size {
+        return renumber(link(socket), input.load(as: san_renumber.self))
+    }
+    // Told by `recv`.
+    if code == UInt32(SAN_IOCTL_CONNECT_RESULT) { return 0 }
     if code == UInt32(SAN_IOCTL_ADDRESS_LIST) { return Addresses.list(output, outputLength) }
     guard code == UInt32(SAN_IOCTL_GET_EXTENSION), let input, inputLength == MemoryLayout<san_guid>.size else {
         return -EINVAL
     }
     if same(input, SAN_RDMA_READ) || same(input, SAN_RDMA_WRITE) || same(input, SAN_REGISTER_RDMA_MEMORY)
         || same(input, SAN_DEREGISTER_RDMA_MEMORY)
+        || same(input, SAN_REGISTER_MEMORY) || same(input, SAN_DEREGISTER_MEMORY) || same(input, SAN_CACHE_CALLBACK)
     {
         return -EOPNOTSUPP
     }
@@ -170,6 +176,18 @@ private func rdmaControl(
             ring_doorbell: { _ in 0 }, wait_doorbell: { link($0).wait() },
             interrupt: { CInt(sys_shutdown(link($0).pointee.near, CInt(SHUT_RD))) },
             silence_doorbell: { link($0).silence() }, finish: { link($0).finishRinging() }, push: { $2 == 0 ? link($0).prepareToSleep() : link($0).push($1, $2) }), as: san_direct_memory.self)
+    return 0
+}
+
+/// The two ends of the doorbell, or what all links share.
+private func renumber(_ link: LinkRef, _ change: san_renumber) -> CInt {
+    if link.pointee.near == change.from {
+        link.pointee.near = change.to
+    } else if link.pointee.far == change.from {
+        link.pointee.far = change.to
+    } else if !Worker.renumber(change.from, change.to) {
+        return -ENOENT
+    }
     return 0
 }
 

@@ -68,6 +68,7 @@ enum Worker {
         }
         bell = place(CInt(event))
         set = place(CInt(epoll))
+        note(set)
         guard bell >= 0, set >= 0, watch(bell, bellData), libc_start_thread({ _ in Worker.run() }, nil) == 0 else {
             return false
         }
@@ -75,11 +76,14 @@ enum Worker {
         return true
     }
 
+    private static func note(_ fd: CInt) {
+        guard fd >= 0, descriptorCount < 64 else { return }
+        descriptors[descriptorCount] = fd
+        descriptorCount &+= 1
+    }
+
     private static func watch(_ fd: CInt, _ data: UInt64) -> Bool {
-        if descriptorCount < 64 {
-            descriptors[descriptorCount] = fd
-            descriptorCount &+= 1
-        }
+        note(fd)
         var event = libc_epoll_event(UInt32(EPOLLIN.rawValue), data)
         return sys_epoll_ctl(set, EPOLL_CTL_ADD, fd, &event) == 0
     }
@@ -180,15 +184,33 @@ enum Worker {
             return devices[i].isLost ? nil : devices[i].channel
         }
         guard deviceCount < deviceLimit else { return nil }
-        var fd: CInt = -1
-        var events: CInt = -1
-        guard let channel = verbs_open(context, { place($0) }, &fd, &events) else { return nil }
+        var numbers = verbs_descriptors()
+        guard let channel = verbs_open(context, { place($0) }, &numbers) else { return nil }
         let data = deviceData &+ UInt64(deviceCount) &* 2
-        guard watch(fd, data) else { return nil }
-        if events >= 0 { _ = watch(events, data &+ 1) }
+        guard watch(numbers.channel, data) else { return nil }
+        if numbers.events >= 0 { _ = watch(numbers.events, data &+ 1) }
+        note(numbers.commands)
         devices[deviceCount] = Device(context: context, channel: channel)
         deviceCount &+= 1
         return channel
+    }
+
+    /// The program needs the number `from`; the same file is open as `to`. False: none of the worker's.
+    static func renumber(_ from: CInt, _ to: CInt) -> Bool {
+        for i in 0..<descriptorCount where descriptors[i] == from {
+            // What all links need cannot be given up.
+            guard to >= 0 else { return false }
+            descriptors[i] = to
+            if bell == from {
+                bell = to
+            } else if set == from {
+                set = to
+            } else {
+                for j in 0..<max(1, deviceCount) where verbs_renumber(devices[j].context, devices[j].channel, from, to) { break }
+            }
+            return true
+        }
+        return false
     }
 
     // MARK: fork

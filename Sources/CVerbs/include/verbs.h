@@ -46,8 +46,12 @@ const void *verbs_peer_address(void *identifier);
 /* ---- Devices */
 void *verbs_device(void *identifier); /* NULL before the identifier is bound to one */
 bool verbs_is_iwarp(void *device);
-/* Moves the device's own descriptors away and opens a completion channel; answers the channel, its descriptor in `fd`. */
-void *verbs_open(void *device, verbs_place place, int *fd, int *events_fd);
+/* The descriptors of a device: its completion channel's, its events', its commands'; -1 for what the program shares. */
+typedef struct { int channel, events, commands, unused; } verbs_descriptors;
+/* Moves the device's own descriptors away and opens a completion channel, which it answers. */
+void *verbs_open(void *device, verbs_place place, verbs_descriptors *out);
+/* The program needs the number `from`; the same file is open as `to`. False: not the libraries'. */
+bool verbs_renumber(void *device, void *channel, int from, int to);
 /* True when the device is lost for good. */
 bool verbs_device_event(void *device);
 
