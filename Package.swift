@@ -65,7 +65,7 @@ if isEmbedded {
         .executableTarget(
             name: "sanswitch",
             dependencies: [
-                "CProvider", "Configuration", "Libc", "Registry", "SANShm", "SessionState", "Wire",
+                "CProvider", "Configuration", "Libc", "Registry", "SANRdma", "SANShm", "SessionState", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: swiftSettings),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration", "Libc"], swiftSettings: swiftSettings),

@@ -49,6 +49,8 @@ public enum RdmaIdentity {
     }
     /// A number that changes with the addresses of this host's devices; 0 when there are none.
     public static var stamp: UInt64 { Addresses.stamp }
+    /// The addresses themselves, as SAN_IOCTL_ADDRESS_LIST answers.
+    public static func addresses(_ out: UnsafeMutableRawPointer?, _ length: Int) -> CInt { Addresses.list(out, length) }
 }
 
 /// `san_startup_ex` of this provider.

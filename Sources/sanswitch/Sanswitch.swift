@@ -16,7 +16,7 @@ struct Sanswitch: ParsableCommand {
               sanswitch doctor localhost:5201     why a connection would or would not switch
             """,
         version: "sanswitch 0.1.0",
-        subcommands: [Run.self, Stat.self, Top.self, Config.self, Bench.self, Doctor.self, ProviderCheck.self])
+        subcommands: [Run.self, Stat.self, Top.self, Config.self, Networks.self, Bench.self, Doctor.self, ProviderCheck.self])
 
     static func main() {
         let arguments = Array(CommandLine.arguments.dropFirst())
