@@ -135,7 +135,7 @@ extension UnsafeMutablePointer where Pointee == Link {
         else { return -ENODEV }
         var made = verbs_make_queues(
             identifier, channel, self, Flow.depth, Flow.receives, UInt32(Flow.noteLength), &pointee.queues)
-        guard made == 0 else { return made }
+        guard made == 0 else { return made == -ENODEV ? made : -ENOBUFS }
         guard pointee.queues.inline_limit >= UInt64(Flow.noteLength), pointee.control.map(Control.length) else { return -ENOMEM }
         made = verbs_register(
             &pointee.queues, pointee.control.address, Control.length, false, &pointee.control.region)
