@@ -33,7 +33,9 @@ var targets: [Target] = [
     module("SANShm", ["CProvider", "Libc", "Wire"]),
     module("SANRdma", ["CProvider", "CVerbs", "Libc", "Wire"]),
     module(
-        "Switch", ["CLibc", "CProvider", "Configuration", "Libc", "Registry", "SANRdma", "SANShm", "SessionState",
+        "Switch",
+        [
+            "CLibc", "CProvider", "Configuration", "Libc", "Registry", "SANRdma", "SANShm", "SessionState",
             "Wire",
         ]),
 ]

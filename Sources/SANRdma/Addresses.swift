@@ -14,7 +14,9 @@ enum Addresses {
     static var stamp: UInt64 {
         find { found, count in
             var stamp: UInt64 = count == 0 ? 0 : 0xcbf2_9ce4_8422_2325
-            for i in 0..<count { stamp = ((stamp ^ found[i].high) &* 0x0000_0100_0000_01b3 ^ found[i].low) &* 0x0000_0100_0000_01b3 }
+            for i in 0..<count {
+                stamp = ((stamp ^ found[i].high) &* 0x0000_0100_0000_01b3 ^ found[i].low) &* 0x0000_0100_0000_01b3
+            }
             return stamp
         }
     }
@@ -58,7 +60,10 @@ enum Addresses {
     private static func forEachDevice(_ body: (Path) -> Void) {
         let saved = libc_errno()
         defer { libc_set_errno(saved) }
-        guard let directory = root.withUTF8Buffer({ opendir(UnsafeRawPointer($0.baseAddress!).assumingMemoryBound(to: CChar.self)) })
+        guard
+            let directory = root.withUTF8Buffer({
+                opendir(UnsafeRawPointer($0.baseAddress!).assumingMemoryBound(to: CChar.self))
+            })
         else { return }
         while let entry = readdir(directory) {
             withUnsafePointer(to: &entry.pointee.d_name) {

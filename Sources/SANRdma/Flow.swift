@@ -89,7 +89,9 @@ struct Flow {
     /// The place for the snapshot of some words: the last one if it is of the same words, or a new one. When there is none left, an older
     /// snapshot of these words takes the new bytes; -1: there is no such either.
     mutating func note(_ start: Int, _ end: Int) -> Int {
-        if noteCount > 0, notes[noteCount &- 1].start == start, notes[noteCount &- 1].end == end { return noteCount &- 1 }
+        if noteCount > 0, notes[noteCount &- 1].start == start, notes[noteCount &- 1].end == end {
+            return noteCount &- 1
+        }
         if noteCount < Self.noteLimit {
             notes[noteCount] = Extent(start: start, end: end)
             noteCount &+= 1
@@ -234,7 +236,8 @@ extension UnsafeMutablePointer where Pointee == Link {
             if isData, mayAdd {
                 for i in 0..<pointee.flow.rangeCount {
                     let range = pointee.flow.ranges[i]
-                    requests[count] = write(pointee.copy.word &+ UInt64(range.start), range, pointee.copy.region.local_key)
+                    requests[count] = write(
+                        pointee.copy.word &+ UInt64(range.start), range, pointee.copy.region.local_key)
                     count &+= 1
                 }
                 for i in 0..<pointee.flow.noteCount {

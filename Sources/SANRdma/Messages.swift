@@ -55,7 +55,9 @@ extension UnsafeMutablePointer where Pointee == Link {
         guard length > 0, length <= Head.capacity else { return -Int(EMSGSIZE) }
         guard pointee.outgoingLength.load(ordering: .acquiring) == 0 else { return -Int(EAGAIN) }
         guard pointee.phase.load(ordering: .acquiring) != Link.Phase.ended else { return -Int(EPIPE) }
-        guard let tuple = Message(UnsafeRawBufferPointer(start: message, count: length))?.tuple else { return -Int(EINVAL) }
+        guard let tuple = Message(UnsafeRawBufferPointer(start: message, count: length))?.tuple else {
+            return -Int(EINVAL)
+        }
         if pointee.isServer, pointee.tuple != tuple { return -Int(EINVAL) }
         pointee.tuple = tuple
         withUnsafeMutableBytes(of: &pointee.outgoing) { $0.baseAddress!.copyMemory(from: message, byteCount: length) }
@@ -158,7 +160,8 @@ extension UnsafeMutablePointer where Pointee == Link {
         let isNews = done.is_notification == 0
         let isFault = isNews && !takeMessage(Int(truncatingIfNeeded: done.id), Int(done.length))
         _ = postReceive(done.id)
-        return isNews ? (isFault ? Self.fault : 0) : UInt32(bigEndian: done.immediate) & (Flow.bell | Flow.grant | Flow.end)
+        return isNews
+            ? (isFault ? Self.fault : 0) : UInt32(bigEndian: done.immediate) & (Flow.bell | Flow.grant | Flow.end)
     }
 
     private static var fault: UInt32 { 1 << 31 }
@@ -171,7 +174,8 @@ extension UnsafeMutablePointer where Pointee == Link {
         guard bytes.count > Head.length, UInt32(littleEndian: bytes.load(as: UInt32.self)) == Head.magic,
             Int(UInt32(littleEndian: bytes.load(fromByteOffset: 4, as: UInt32.self))) == bytes.count &- Head.length,
             pointee.incomingLength.load(ordering: .acquiring) == 0,
-            let message = Message(UnsafeRawBufferPointer(rebasing: bytes[Head.length...])), message.tuple == pointee.tuple
+            let message = Message(UnsafeRawBufferPointer(rebasing: bytes[Head.length...])),
+            message.tuple == pointee.tuple
         else { return false }
         let length = bytes.count &- Head.length
         withUnsafeMutableBytes(of: &pointee.incoming) {

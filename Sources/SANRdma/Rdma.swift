@@ -72,7 +72,8 @@ public func rdmaStartup(
         recv: { socket, buffer, capacity in
             guard let buffer, !Rdma.isForeign else { return 0 }
             return link(socket).receive(buffer, capacity)
-        }, ioctl: rdmaControl, duplicate: { _, _, _, _ in -EOPNOTSUPP }, adopt: { _, _ in -EOPNOTSUPP }, close: rdmaClose)
+        }, ioctl: rdmaControl, duplicate: { _, _, _, _ in -EOPNOTSUPP }, adopt: { _, _ in -EOPNOTSUPP },
+        close: rdmaClose)
     info.pointee = san_provider_info()
     withUnsafeMutableBytes(of: &info.pointee.name) { _ = memcpy($0.baseAddress!, RdmaIdentity.name, 4) }
     info.pointee.guid = RdmaIdentity.guid
@@ -177,7 +178,8 @@ private func rdmaControl(
             unmap: { _, _ in 0 },
             ring_doorbell: { _ in 0 }, wait_doorbell: { link($0).wait() },
             interrupt: { CInt(sys_shutdown(link($0).pointee.near, CInt(SHUT_RD))) },
-            silence_doorbell: { link($0).silence() }, finish: { link($0).finishRinging() }, push: { $2 == 0 ? link($0).prepareToSleep() : link($0).push($1, $2) }), as: san_direct_memory.self)
+            silence_doorbell: { link($0).silence() }, finish: { link($0).finishRinging() },
+            push: { $2 == 0 ? link($0).prepareToSleep() : link($0).push($1, $2) }), as: san_direct_memory.self)
     return 0
 }
 
@@ -204,7 +206,8 @@ private func rdmaExpose(
     _ descriptor: UnsafeMutableRawPointer?, _ descriptorLength: UnsafeMutablePointer<Int>?
 ) -> CInt {
     let link = link(socket)
-    guard length > 0, length <= Int(UInt32.max), let descriptor, let descriptorLength, descriptorLength.pointee >= 8 else {
+    guard length > 0, length <= Int(UInt32.max), let descriptor, let descriptorLength, descriptorLength.pointee >= 8
+    else {
         return -EINVAL
     }
     guard link.pointee.exposed.address == nil, link.pointee.exposed.map(length) else { return -ENOMEM }
@@ -220,7 +223,9 @@ private func rdmaMap(
     _ address: UnsafeMutablePointer<UnsafeMutableRawPointer?>?
 ) -> CInt {
     let link = link(socket)
-    guard !Rdma.isForeign, link.pointee.phase.load(ordering: .acquiring) == Link.Phase.established else { return -EPIPE }
+    guard !Rdma.isForeign, link.pointee.phase.load(ordering: .acquiring) == Link.Phase.established else {
+        return -EPIPE
+    }
     guard descriptorLength == 8, length > 0, UInt64(length) <= link.pointee.remote.length else { return -EPERM }
     var copy = Area()
     guard link.pointee.copy.address == nil, copy.map(length) else { return -ENOMEM }

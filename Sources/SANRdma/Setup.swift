@@ -136,7 +136,9 @@ extension UnsafeMutablePointer where Pointee == Link {
         var made = verbs_make_queues(
             identifier, channel, self, Flow.depth, Flow.receives, UInt32(Flow.noteLength), &pointee.queues)
         guard made == 0 else { return made == -ENODEV ? made : -ENOBUFS }
-        guard pointee.queues.inline_limit >= UInt64(Flow.noteLength), pointee.control.map(Control.length) else { return -ENOMEM }
+        guard pointee.queues.inline_limit >= UInt64(Flow.noteLength), pointee.control.map(Control.length) else {
+            return -ENOMEM
+        }
         made = verbs_register(
             &pointee.queues, pointee.control.address, Control.length, false, &pointee.control.region)
         var slot: UInt64 = 0
@@ -224,7 +226,8 @@ extension UnsafeMutablePointer where Pointee == Link {
         pointee.lock.lock()
         if pointee.phase.load(ordering: .relaxed) == Link.Phase.established { flush() }
         let isDone =
-            pointee.phase.load(ordering: .relaxed) != Link.Phase.established || pointee.flow.isIdle || pointee.flow.isBroken
+            pointee.phase.load(ordering: .relaxed) != Link.Phase.established || pointee.flow.isIdle
+            || pointee.flow.isBroken
         pointee.lock.unlock()
         isDone ? finish() : limit(Self.lingerNanoseconds)
     }

@@ -206,7 +206,8 @@ enum Worker {
             } else if set == from {
                 set = to
             } else {
-                for j in 0..<max(1, deviceCount) where verbs_renumber(devices[j].context, devices[j].channel, from, to) { break }
+                for j in 0..<max(1, deviceCount) where verbs_renumber(devices[j].context, devices[j].channel, from, to)
+                { break }
             }
             return true
         }

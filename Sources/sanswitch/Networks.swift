@@ -17,7 +17,9 @@ struct Networks: ParsableCommand {
             """)
 
     func run() throws {
-        var table = Table([.init(title: "NETWORK"), .init(title: "PROVIDER"), .init(title: "ADDRESS"), .init(title: "INTERFACE")])
+        var table = Table([
+            .init(title: "NETWORK"), .init(title: "PROVIDER"), .init(title: "ADDRESS"), .init(title: "INTERFACE"),
+        ])
         table.add(["this host", "shm", "any", "any"])
         let addresses = Self.rdmaAddresses()
         for address in addresses {
@@ -51,7 +53,9 @@ struct Networks: ParsableCommand {
     private static func rdmaAddresses() -> [SocketAddress] {
         var bytes = [UInt64](repeating: 0, count: 2 * 64)
         let length = bytes.withUnsafeMutableBytes { Int(RdmaIdentity.addresses($0.baseAddress, $0.count)) }
-        return (0..<max(0, min(length / 16, 64))).map { SocketAddress(high: bytes[2 * $0], low: bytes[2 * $0 + 1], port: 0) }
+        return (0..<max(0, min(length / 16, 64))).map {
+            SocketAddress(high: bytes[2 * $0], low: bytes[2 * $0 + 1], port: 0)
+        }
     }
 
     /// The interface that has `address`, and its prefix length, by netlink (getifaddrs).

@@ -71,7 +71,8 @@ extension Providers {
 
     /// So is the provider for other hosts, on hosts that have a device for it.
     private static func takeRdma() {
-        let registration = Registration(name: RdmaIdentity.name, guid: RdmaIdentity.guid, library: nil, order: RdmaIdentity.order)
+        let registration = Registration(
+            name: RdmaIdentity.name, guid: RdmaIdentity.guid, library: nil, order: RdmaIdentity.order)
         guard let position = Choice.position(of: registration.name, library: nil) else { return }
         if known(registration) == nil {
             guard RdmaIdentity.stamp != 0 else { return }
@@ -196,7 +197,9 @@ extension Providers {
         var next = first
         while let provider = next {
             // What was pushed and has not left would end with the process.
-            if provider.pointee.isStarted, provider.pointee.direct.push != nil { _ = provider.pointee.functions.cleanup() }
+            if provider.pointee.isStarted, provider.pointee.direct.push != nil {
+                _ = provider.pointee.functions.cleanup()
+            }
             clean(provider)
             next = provider.pointee.next
         }
