@@ -50,6 +50,7 @@ extension UnsafeMutablePointer where Pointee == Link {
         // Who waits for edges need not have silenced the last one.
         if pointee.hasNotification.exchange(0, ordering: .sequentiallyConsistent) != 0 { pointee.flow.owesGrant = true }
         if pointee.flow.hasSignal { flush() }
+        if pointee.flow.used > 0 { Worker.watchSends() }
         return 0
     }
 

@@ -34,6 +34,10 @@ enum Worker {
     nonisolated(unsafe) private static var descriptorCount = 0
     /// Why there are no verbs in this process: an errno; 0 when there are.
     nonisolated(unsafe) private static var trouble: CInt = 0
+    /// 1: somebody sleeps with transfers on their way, which may fail.
+    private static let isWatching = Atomic<UInt32>(0)
+    nonisolated(unsafe) private static var nextWatch: UInt64 = 0
+    private static let watchTick: CInt = 1000
     /// Links that have a deadline.
     nonisolated(unsafe) static var isTimed = false
 
@@ -95,9 +99,11 @@ enum Worker {
         trouble = begin()
         return withUnsafeTemporaryAllocation(of: epoll_event.self, capacity: 64) { events in
             while true {
-                let count = sys_epoll_wait(set, events.baseAddress, 64, isTimed ? tick : -1)
+                let isWatched = isWatching.load(ordering: .relaxed) != 0
+                let count = sys_epoll_wait(set, events.baseAddress, 64, isTimed ? tick : isWatched ? watchTick : -1)
                 for i in 0..<max(0, count) { handle(libc_epoll_data(events.baseAddress! + i)) }
                 if isTimed { expire() }
+                if isWatched { lookAtSends() }
             }
         }
     }
@@ -175,6 +181,28 @@ enum Worker {
                 link.pointee.deadline = 0
                 link.giveUp()
             }
+        }
+    }
+
+    /// Has the worker look for failed transfers once a second, until none are on their way: their completions are otherwise taken by
+    /// the next push, and who sleeps makes none.
+    static func watchSends() {
+        guard isWatching.exchange(1, ordering: .acquiringAndReleasing) == 0 else { return }
+        var one: UInt64 = 1
+        if bell >= 0 { _ = sys_write(bell, &one, 8) }
+    }
+
+    private static func lookAtSends() {
+        let now = libc_nanoseconds()
+        guard now >= nextWatch else { return }
+        nextWatch = now &+ UInt64(watchTick) &* 1_000_000
+        isWatching.store(0, ordering: .sequentiallyConsistent)
+        LinkPool.forEach { link in
+            guard link.pointee.phase.load(ordering: .acquiring) == Link.Phase.established else { return }
+            link.pointee.lock.lock()
+            link.reap()
+            if link.pointee.flow.used > 0 { isWatching.store(1, ordering: .relaxed) }
+            link.pointee.lock.unlock()
         }
     }
 
