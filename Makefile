@@ -110,7 +110,7 @@ test: toolchain deps build check ## Build, then run every check and test
 	@$(MAKE) test-rdma
 	$(PYTHON) -m pytest Tests/tool Tests/programs Tests/model -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
 
-test-rdma: toolchain rdma-deps library ## The RDMA tests, between two soft-RoCE hosts in an emulated guest
+test-rdma: toolchain rdma-deps library tool ## The RDMA tests, between two soft-RoCE hosts in an emulated guest
 	@Tests/rdma/build-contract $(SWIFT) build/rdma-lab
 	$(PYTHON) -m pytest Tests/rdma -v -rs --no-header --timeout=$(TEST_TIMEOUT_S)
 
