@@ -23,8 +23,10 @@ TEST_TIMEOUT_S := 240
 # Every send and recv of a switched session runs through these (Tests/checks/hotpath).
 HOT := switch_send switch_recv switch_write switch_read sendAttached receiveAttached sendOnCompanion receiveOnCompanion
 
-BUILD_PACKAGES := binutils ca-certificates g++ git libc6-dev
 DEB_PACKAGES := debhelper fakeroot lintian
+BUILD_PACKAGES := binutils ca-certificates g++ git libc6-dev libibverbs-dev librdmacm-dev
+# The emulator and what runs in its guest; a machine that cannot have them skips those tests and says why.
+RDMA_PACKAGES := qemu-system-x86 linux-image-amd64 busybox-static cpio kmod iproute2 rdma-core ibverbs-providers ibverbs-utils rdmacm-utils
 DEMO_PACKAGES := iperf3 python3
 TEST_PACKAGES := $(DEMO_PACKAGES) python3-pytest python3-pytest-timeout redis-server redis-tools memcached nginx-light wrk curl sockperf \
     netcat-openbsd rsync openssh-server openssh-client postgresql postgresql-contrib socat iproute2 default-jdk-headless nodejs \
@@ -121,7 +123,11 @@ demo-deps:
 
 # ---- Use
 
-.PHONY: demo bench bench-check
+.PHONY: demo bench bench-check rdma-lab
+rdma-lab: rdma-deps ## Run CMD='...' between two soft-RoCE hosts in an emulated guest (Tests/rdma/lab --help)
+	@test -n "$${CMD:-}" || { Tests/rdma/lab --help; exit 1; }
+	@Tests/rdma/lab -- bash -c "$$CMD"
+
 demo: toolchain demo-deps build ## Run iperf3 plain and under the switch, and compare
 	@$(PYTHON) examples/demo.py
 
@@ -133,11 +139,21 @@ bench-check: toolchain deps build ## Compare with TCP and Unix sockets, and with
 
 # ---- Test
 
-.PHONY: test test-tsan test-asan check check-exports check-deps check-size check-hotpath check-model check-startup check-reference reference format lint
+.PHONY: test test-rdma rdma-deps test-tsan test-asan check check-exports check-deps check-size check-hotpath check-model check-startup check-reference reference format lint
 test: toolchain deps build check ## Build, then run every check and test
 	$(SWIFT) test
 	@$(MAKE) test-tsan test-asan
+	@$(MAKE) test-rdma
 	$(PYTHON) -m pytest Tests/tool Tests/programs Tests/model -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
+
+test-rdma: toolchain rdma-deps library tool ## The RDMA tests, between two soft-RoCE hosts in an emulated guest
+	@Tests/rdma/build-contract $(SWIFT) build/rdma-lab
+	$(PYTHON) -m pytest Tests/rdma -v -rs --no-header --timeout=$(TEST_TIMEOUT_S)
+
+# Without the packages the tests themselves say what is missing.
+rdma-deps:
+	@Tests/checks/packages $(BUILD_PACKAGES)
+	@Tests/checks/packages $(RDMA_PACKAGES) || echo "No emulator can be installed here: the RDMA tests will be skipped." >&2
 
 test-tsan: toolchain ## The engine's tests under ThreadSanitizer
 	$(SWIFT) test --sanitize=thread --scratch-path .build-tsan

@@ -24,14 +24,20 @@ func module(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 var targets: [Target] = [
     .target(name: "CLibc", cSettings: [.unsafeFlags(["-O2", "-fPIC", "-ftls-model=initial-exec"])]),
     .target(name: "CProvider"),
+    .target(name: "CVerbs", cSettings: [.unsafeFlags(["-O2", "-fPIC", "-D_GNU_SOURCE"])]),
     module("Libc", ["CLibc"]),
     module("SessionState", ["Libc"]),
     module("Wire", ["Libc"]),
     module("Configuration", ["Libc"]),
     module("Registry", ["CLibc", "CProvider", "Libc"]),
     module("SANShm", ["CProvider", "Libc", "Wire"]),
+    module("SANRdma", ["CProvider", "CVerbs", "Libc", "Wire"]),
     module(
-        "Switch", ["CLibc", "CProvider", "Configuration", "Libc", "Registry", "SANShm", "SessionState", "Wire"]),
+        "Switch",
+        [
+            "CLibc", "CProvider", "Configuration", "Libc", "Registry", "SANRdma", "SANShm", "SessionState",
+            "Wire",
+        ]),
 ]
 var products: [Product] = []
 var dependencies: [Package.Dependency] = []
@@ -49,13 +55,19 @@ if isEmbedded {
                 ])
             ]))
     products.append(.library(name: "sanswitch", type: .dynamic, targets: ["preload", "Switch"]))
+    // For the contract test in Tests/rdma only.
+    targets.append(
+        .target(
+            name: "RdmaProvider", dependencies: ["CProvider", "SANRdma"], path: "Tests/rdma/provider",
+            swiftSettings: swiftSettings))
+    products.append(.library(name: "rdma-provider", type: .dynamic, targets: ["RdmaProvider"]))
 } else {
     dependencies.append(.package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"))
     targets += [
         .executableTarget(
             name: "sanswitch",
             dependencies: [
-                "CProvider", "Configuration", "Libc", "Registry", "SANShm", "SessionState", "Wire",
+                "CProvider", "Configuration", "Libc", "Registry", "SANRdma", "SANShm", "SessionState", "Wire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: swiftSettings),
         .testTarget(name: "ConfigurationTests", dependencies: ["Configuration", "Libc"], swiftSettings: swiftSettings),

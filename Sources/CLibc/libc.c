@@ -5,6 +5,8 @@
 
 __thread uint32_t libc_cached_tid __attribute__((tls_model("initial-exec")));
 
+__thread uint32_t libc_in_provider __attribute__((tls_model("initial-exec")));
+
 int libc_start_thread(void *(*body)(void *), void *argument) {
     sigset_t all, before;
     pthread_attr_t attributes;

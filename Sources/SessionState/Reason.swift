@@ -31,6 +31,18 @@ public enum Reason: UInt32, CaseIterable {
     case peerReturned = 19
     /// The provider failed a call that sets the companion up.
     case companionFailed = 24
+    /// The provider's device, or its port, is gone.
+    case deviceLost = 25
+    /// The peer's companion cannot be reached, or does not answer in time, where TCP reaches it.
+    case peerUnreachable = 26
+    /// RLIMIT_MEMLOCK: a device needs memory that stays where it is.
+    case lockedMemoryExhausted = 27
+    /// The device has no queue pair left.
+    case queuesExhausted = 28
+    /// iWARP: the device's ports are TCP's own.
+    case sharesTcpPorts = 29
+    /// libibverbs or librdmacm is not installed.
+    case noVerbsLibraries = 30
 
     /// One line for people.
     public var text: StaticString {
@@ -56,6 +68,12 @@ public enum Reason: UInt32, CaseIterable {
         case .ruledOut: "a rule of the configuration"
         case .peerReturned: "the peer returned to TCP"
         case .companionFailed: "the provider could not set the companion up"
+        case .deviceLost: "no RDMA device with an active port"
+        case .peerUnreachable: "peer's companion does not answer"
+        case .lockedMemoryExhausted: "no memory may be locked (RLIMIT_MEMLOCK)"
+        case .queuesExhausted: "no queue pair left on the device"
+        case .sharesTcpPorts: "iWARP device shares the ports of TCP"
+        case .noVerbsLibraries: "libibverbs or librdmacm is missing"
         }
     }
 }

@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/inet_diag.h>
@@ -130,6 +131,12 @@ static inline struct epoll_event libc_epoll_event(uint32_t events, uint64_t data
     struct epoll_event event = {.events = events, .data = {.u64 = data}};
     return event;
 }
+
+/* A provider's own thread, or a call that it makes: the switch lets it use its hidden descriptors as it likes. */
+extern __thread uint32_t libc_in_provider __attribute__((tls_model("initial-exec")));
+static inline void libc_enter_provider(void) { libc_in_provider++; }
+static inline void libc_leave_provider(void) { libc_in_provider--; }
+static inline bool libc_is_provider(void) { return libc_in_provider != 0; }
 
 /* Signals blocked and a detached thread started: the switch thread never runs the program's handlers. */
 int libc_start_thread(void *(*body)(void *), void *argument);

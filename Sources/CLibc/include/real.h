@@ -112,6 +112,7 @@ REAL_CALLS(REAL_CALLS_FORWARD)
 
 static inline long sys_close(int fd) { return SYS(real_calls.close(fd)); }
 static inline long sys_socket(int domain, int type, int protocol) { return SYS(real_calls.socket(domain, type, protocol)); }
+static inline long sys_socketpair(int ends[2]) { return SYS(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends)); }
 static inline long sys_bind(int fd, const void *address, socklen_t length) { return SYS(real_calls.bind(fd, (const struct sockaddr *)address, length)); }
 static inline long sys_listen(int fd, int backlog) { return SYS(real_calls.listen(fd, backlog)); }
 static inline long sys_accept4(int fd, int flags) { return SYS(real_calls.accept4(fd, NULL, NULL, flags)); }

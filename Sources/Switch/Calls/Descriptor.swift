@@ -43,6 +43,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         abortIfUnread()
         // Tells a close from a death (companionHasEnded).
         pointee.outbox?.pointee.finished.store(1, ordering: .releasing)
+        pushSender()
     }
 
     /// What each path carried, and the kernel's own word for TCP's share.

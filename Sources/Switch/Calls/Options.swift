@@ -20,6 +20,7 @@ public func switch_shutdown(_ fd: CInt, _ how: CInt) -> CInt {
     if result == 0, writes {
         session.state.pointee.send.isShut.store(1, ordering: .relaxed)
         session.pointee.outbox?.pointee.finished.store(1, ordering: .releasing)
+        session.pushSender()
         // The peer's reader may sleep on the companion, where no FIN arrives.
         if session.stage == Session.Stage.attached {
             _ = session.pointee.provider.ringDoorbell(session.pointee.companion)
@@ -81,7 +82,7 @@ public func switch_setsockopt(_ fd: CInt, _ level: CInt, _ name: CInt, _ value: 
 @c @implementation
 public func switch_ioctl(_ fd: CInt, _ request: UInt, _ argument: UnsafeMutableRawPointer?) -> CInt {
     guard let session = DescriptorTable.hold(fd) else {
-        return HiddenDescriptors.isHidden(fd) ? fail(EBADF) : real_ioctl(fd, request, argument)
+        return HiddenDescriptors.isHidden(fd) && !libc_is_provider() ? fail(EBADF) : real_ioctl(fd, request, argument)
     }
     defer { session.drop() }
     let result = real_ioctl(fd, request, argument)

@@ -2,6 +2,7 @@ import CLibc
 import CProvider
 import Libc
 import Registry
+import SANRdma
 import SANShm
 import Synchronization
 
@@ -14,6 +15,8 @@ extension Providers {
     /// 1: a thread is looking; the others go on with the providers there are.
     private static let isLooking = Atomic<UInt32>(0)
     nonisolated(unsafe) private static var stamp: UInt64 = 0
+    /// The addresses of this host's RDMA devices at the last look.
+    nonisolated(unsafe) private static var nics: UInt64 = 0
     /// Counts the looks; a provider that the last one did not find is registered no longer.
     nonisolated(unsafe) private static var round: UInt64 = 0
     /// The process that called the start-ups.
@@ -26,8 +29,12 @@ extension Providers {
         else { return }
         let saved = libc_errno()
         let now = Registry.stamp(settings.providerPath)
-        if now == 0 || now != stamp || round == 0 { rescan() }
-        stamp = now
+        let addresses = RdmaIdentity.stamp
+        if now == 0 || now != stamp || round == 0 || addresses != nics {
+            rescan()
+            if addresses != nics { readSubnets() }
+        }
+        (stamp, nics) = (now, addresses)
         nextLook.store(libc_nanoseconds() &+ period, ordering: .relaxed)
         libc_set_errno(saved)
         isLooking.store(0, ordering: .releasing)
@@ -49,6 +56,7 @@ extension Providers {
             take(Registration(name: name, guid: nil, library: library, order: 0))
         }
         takeEmbedded()
+        takeRdma()
         if settle() || count != before { Broker.extend() }
     }
 
@@ -59,6 +67,31 @@ extension Providers {
         else { return }
         embedded.pointee.round = round
         embedded.pointee.order = settings.providers == nil ? ShmIdentity.order : position
+    }
+
+    /// So is the provider for other hosts, on hosts that have a device for it.
+    private static func takeRdma() {
+        let registration = Registration(
+            name: RdmaIdentity.name, guid: RdmaIdentity.guid, library: nil, order: RdmaIdentity.order)
+        guard let position = Choice.position(of: registration.name, library: nil) else { return }
+        if known(registration) == nil {
+            guard RdmaIdentity.stamp != 0 else { return }
+            _ = start(registration, RdmaIdentity.order)
+        }
+        guard let provider = known(registration), provider.pointee.round != round else { return }
+        provider.pointee.round = round
+        provider.pointee.order = settings.providers == nil ? RdmaIdentity.order : position
+    }
+
+    /// The addresses of NICs have changed.
+    private static func readSubnets() {
+        lock.lock()
+        var next = first
+        while let provider = next {
+            provider.pointee.subnets.read(provider.pointee.functions)
+            next = provider.pointee.next
+        }
+        lock.unlock()
     }
 
     /// Uses what a registration names, or notes why not.
@@ -94,7 +127,10 @@ extension Providers {
     }
 
     private static func load(_ registration: Registration, _ tables: inout ProviderTables) -> Refusal? {
-        guard let library = registration.library else { return Refusal(.unknownBuiltIn) }
+        guard let library = registration.library else {
+            guard strcmp(registration.name, RdmaIdentity.name) == 0 else { return Refusal(.unknownBuiltIn) }
+            return tables.start(rdmaStartup, upcalls: Upcalls.table, guid: registration.guid)
+        }
         let (symbol, refusal) = ProviderTables.symbol(of: library)
         guard let symbol else { return refusal }
         return tables.start({ symbol($0, $1, $2, $3, $4) }, upcalls: Upcalls.table, guid: registration.guid)
@@ -160,6 +196,10 @@ extension Providers {
         guard starter == Process.pid, isLooking.load(ordering: .acquiring) == 0 else { return }
         var next = first
         while let provider = next {
+            // What was pushed and has not left would end with the process.
+            if provider.pointee.isStarted, provider.pointee.direct.push != nil {
+                _ = provider.pointee.functions.cleanup()
+            }
             clean(provider)
             next = provider.pointee.next
         }

@@ -53,11 +53,14 @@ extension UnsafeMutablePointer where Pointee == Session {
         let isBack = receives && isAtIntervalEnd
         if askKernel || hasEnded || isBack {
             let kernel = kernelReadiness()
+            // From another host, bytes may still follow TCP's end: the companion's tells that they have come.
+            let mayFollow = receives && pointee.provider.copies
             if kernel & (Readiness.readHangup | Readiness.always) != 0 { lookForTheEnd() }
             if receives, !isBack {
-                bits |= kernel & (Readiness.readHangup | Readiness.always | Readiness.priority)
+                let ends = mayFollow && !hasEnded ? Readiness.always : Readiness.readHangup | Readiness.always
+                bits |= kernel & (ends | Readiness.priority)
                 // The end of the stream is readable, once everything before it is.
-                if kernel & (Readiness.readHangup | Readiness.always) != 0 { bits |= Readiness.input }
+                if kernel & ends != 0 { bits |= Readiness.input }
             } else {
                 bits |= kernel & ~Readiness.output
             }

@@ -39,6 +39,20 @@ enum Proposal {
         return reason
     }
 
+    /// What a provider's -errno means for the connection.
+    static func reason(_ failure: CInt) -> Reason {
+        switch 0 &- failure {
+        case ENODEV: .deviceLost
+        case EHOSTUNREACH, ENETUNREACH, ETIMEDOUT: .peerUnreachable
+        case ENOMEM: .lockedMemoryExhausted
+        case ENOBUFS: .queuesExhausted
+        case ENOTSUP: .sharesTcpPorts
+        case ENOENT: .noVerbsLibraries
+        case EPROTO: .malformedMessage
+        default: .peerUnaware
+        }
+    }
+
     static func refuse(_ server: SocketAddress) {
         let until = (libc_nanoseconds() &+ Limits.unawareNanoseconds) / 1_000_000
         refused.store(key(server) | until & timeBits, ordering: .relaxed)
@@ -69,7 +83,7 @@ enum Proposal {
         }
         guard connected == 0 else {
             session.releaseCompanion()
-            return .peerUnaware
+            return reason(connected)
         }
         return send(session)
     }

@@ -129,8 +129,11 @@ extension UnsafeMutablePointer where Pointee == Session {
         }
         guard count > 0 else {
             releaseCompanion()
+            if count == -Int(ECONNREFUSED) { Proposal.refuse(pointee.tuple.peer) }
             pointee.nextLook.store(max(calls &* 2, 16), ordering: .relaxed)
-            explain(.peerUnaware)
+            let reason = Proposal.reason(CInt(truncatingIfNeeded: count))
+            explain(reason)
+            log("no companion proposed, reason", descriptor, UInt64(reason.rawValue))
             pointee.stage.store(Session.Stage.fresh, ordering: .releasing)
             return
         }
@@ -164,7 +167,7 @@ extension UnsafeMutablePointer where Pointee == Session {
             return false
         }
         pointee.isConnecting = false
-        var reason = Reason.peerUnaware
+        var reason = Proposal.reason(result)
         if result == 0 {
             guard let failure = Proposal.send(self) else { return true }
             reason = failure

@@ -5,9 +5,9 @@ import Wire
 /// The head of the memory that one end exposes and the other writes: cursors and flags, then the rings from
 /// `Limits.inboxHeader` on. Everything here is the peer's word: read once, checked, never used as an address or a length.
 struct Inbox: ~Copyable {
-    /// Where the words of each role lie.
-    static let senderWords = 0..<128
-    static let receiverWords = 128..<264
+    /// Where the words of each role lie that have a meaning on another host; the flags of the sleepers have none there.
+    static let senderWords = 0..<40
+    static let receiverWords = 128..<152
 
     // Line 0: the peer as sender.
     /// Stream offset up to which the ring holds bytes. The receiver's load (acquire) pairs with the sender's store. Within an

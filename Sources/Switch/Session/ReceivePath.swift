@@ -215,7 +215,12 @@ extension UnsafeMutablePointer where Pointee == Session {
     /// The peer wrote what no peer of ours writes. TCP is reset, as for any broken connection; this process is unharmed.
     func peerIsHostile() {
         log("peer broke the protocol", descriptor)
-        explain(.hostilePeer)
+        reset(.hostilePeer)
+    }
+
+    /// Ends the connection as a reset by the peer would: bytes of the stream are lost, or may be.
+    func reset(_ reason: Reason) {
+        explain(reason)
         state.pointee.isEnded.store(1, ordering: .releasing)
         state.pointee.pendingError.store(UInt32(ECONNRESET), ordering: .relaxed)
         var linger = CLibc.linger(l_onoff: 1, l_linger: 0)

@@ -262,6 +262,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         state.pointee.receive.offset.store(offset, ordering: .relaxed)
         state.pointee.receive.calls.store(state.pointee.receive.calls.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         _ = pointee.outbox.unsafelyUnwrapped.pointee.consumed.exchange(offset, ordering: .sequentiallyConsistent)
+        pushCredit(offset)
         let inbox = pointee.inbox.unsafelyUnwrapped
         if inbox.pointee.senderAsleep.load(ordering: .sequentiallyConsistent) != 0 {
             let used = inbox.pointee.produced.load(ordering: .relaxed) &- offset
@@ -288,8 +289,9 @@ extension UnsafeMutablePointer where Pointee == Session {
             if showsReset() { return IOResult.failed(ECONNRESET).posix }
             return receiveFromKernel(&vectors, .max, flags)
         }
-        if isDistrusted, kernelReadiness() & (Readiness.readHangup | Readiness.always) != 0 {
-            // TCP has the end, whatever the companion says. Bytes published before it are visible by now.
+        if isDistrusted, !pointee.provider.copies, kernelReadiness() & (Readiness.readHangup | Readiness.always) != 0 {
+            // TCP has the end, whatever the companion says. Bytes published before it are visible by now, in memory that is the
+            // peer's as well; bytes from another host follow, and the companion's end after them.
             if ringBytes > 0 || hasReturned() { return nil }
             let received = receiveFromKernel(&vectors, .max, flags | CInt(MSG_DONTWAIT))
             return done > 0 && received < 0 ? done : done &+ received

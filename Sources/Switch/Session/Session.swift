@@ -60,6 +60,8 @@ struct Session: ~Copyable {
     nonisolated(unsafe) var outboxRing: UInt64 = 0
     /// The send offset at the last look for idle rings.
     let offsetAtLook = Atomic<UInt64>(0)
+    /// The consumer cursor that the peer was last told, where it must be told (Push.swift).
+    let creditShown = Atomic<UInt64>(0)
     /// When the sender last made sure that the peer lives, ticks.
     let livenessChecked = Atomic<UInt64>(0)
 
@@ -148,6 +150,7 @@ extension UnsafeMutablePointer where Pointee == Session {
             local: SocketAddress(high: 0, low: 0, port: 0), peer: SocketAddress(high: 0, low: 0, port: 0))
         session.pointee.livenessChecked.store(0, ordering: .relaxed)
         session.pointee.unsilenced = 0
+        session.pointee.creditShown.store(0, ordering: .relaxed)
         session.pointee.nextLook.store(settings.afterCalls, ordering: .relaxed)
         session.pointee.stage.store(Session.Stage.fresh, ordering: .releasing)
         // The hold before the number: a stale reader's drop must find the session in use.

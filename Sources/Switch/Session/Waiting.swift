@@ -49,10 +49,16 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// Asks the peer for a doorbell when there is something to receive. The caller looks once more before it sleeps.
     @inline(__always)
-    func armReceiver() { _ = pointee.outbox?.pointee.receiverAsleep.exchange(1, ordering: .sequentiallyConsistent) }
+    func armReceiver() {
+        _ = pointee.outbox?.pointee.receiverAsleep.exchange(1, ordering: .sequentiallyConsistent)
+        pushBeforeSleep()
+    }
 
     @inline(__always)
-    func armSender() { _ = pointee.outbox?.pointee.senderAsleep.exchange(1, ordering: .sequentiallyConsistent) }
+    func armSender() {
+        _ = pointee.outbox?.pointee.senderAsleep.exchange(1, ordering: .sequentiallyConsistent)
+        pushBeforeSleep()
+    }
 
     /// Waits until there is something to receive. 0, or the errno to fail with (EINTR, EAGAIN after `deadline`).
     func waitToReceive(_ deadline: UInt64) -> CInt {
@@ -125,6 +131,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     func companionHasEnded() {
         guard state.pointee.isEnded.exchange(1, ordering: .acquiringAndReleasing) == 0 else { return }
         log("companion ended", descriptor)
+        if pointee.provider.copies, mayHaveLostBytes { return reset(.companionEnded) }
         // Bytes that the peer will never read: TCP would have met its reset. One byte that nobody reads either makes the kernel
         // meet it, so that every call and every poll shows what TCP shows: EPIPE after a close. Killed with bytes unread, the
         // peer's kernel would have sent the reset in place of a FIN, and that shows as ECONNRESET.
@@ -138,6 +145,14 @@ extension UnsafeMutablePointer where Pointee == Session {
         var length = socklen_t(4)
         _ = sys_getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &error, &length)
         state.pointee.pendingError.store(UInt32(ECONNRESET), ordering: .releasing)
+    }
+
+    /// Memory that is copied: the companion went without a word from its peer, which then neither closed nor asked to return to TCP. What
+    /// it had sent may not have come, and how far it has taken what it was sent nobody knows.
+    private var mayHaveLostBytes: Bool {
+        guard usesCompanion, let inbox = pointee.inbox else { return false }
+        return inbox.pointee.finished.load(ordering: .acquiring) == 0
+            && inbox.pointee.wish.load(ordering: .acquiring) == 0
     }
 
     /// The kernel has said something about the peer's end: the next send asks again whether the companion lives.

@@ -5,6 +5,7 @@
 """
 import asyncio
 import hashlib
+import os
 import random
 import sys
 
@@ -16,12 +17,12 @@ async def serve(port):
             await writer.drain()
         writer.close()
 
-    async with await asyncio.start_server(echo, "127.0.0.1", port) as server:
+    async with await asyncio.start_server(echo, os.environ.get("ECHO_HOST", "127.0.0.1"), port) as server:
         await server.serve_forever()
 
 
 async def exchange(port, number, length):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection(os.environ.get("ECHO_HOST", "127.0.0.1"), port)
 
     async def send():
         source, state, left = random.Random(number), hashlib.sha256(), length

@@ -3,6 +3,7 @@
     echo_client.py PORT CONNECTIONS BYTES      prints one digest of all that came back
 """
 import hashlib
+import os
 import random
 import socket
 import sys
@@ -29,7 +30,7 @@ def main():
     port, connections, length = map(int, sys.argv[1:])
     threads, states = [], []
     for number in range(connections):
-        connection = socket.create_connection(("127.0.0.1", port))
+        connection = socket.create_connection((os.environ.get("ECHO_HOST", "127.0.0.1"), port))
         sent, received = hashlib.sha256(), hashlib.sha256()
         states.append((sent, received))
         threads.append(threading.Thread(target=send, args=(connection, number, length, sent)))

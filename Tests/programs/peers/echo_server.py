@@ -1,4 +1,5 @@
 """An echo server with blocking calls, one thread or one process per connection.      echo_server.py threads|forks PORT"""
+import os
 import socketserver
 import sys
 
@@ -18,4 +19,4 @@ class Forks(socketserver.ForkingTCPServer):
 
 
 kind = {"threads": Threads, "forks": Forks}[sys.argv[1]]
-kind(("127.0.0.1", int(sys.argv[2])), Echo).serve_forever()
+kind((os.environ.get("ECHO_HOST", "127.0.0.1"), int(sys.argv[2])), Echo).serve_forever()

@@ -133,7 +133,10 @@ typedef struct {
     /* NULL where mapped memory is the peer's very own (shared memory). Elsewhere mapped memory is this end's copy of it:
      * `push` brings `length` bytes at `offset` to the peer, after everything pushed before, and is a doorbell as well; the
      * other functions of the table then need not be. It does not wait: what cannot leave at once leaves by itself, in order,
-     * and later pushes of the same bytes may be joined with it. Any thread. 0, or -EPIPE when there is nobody. */
+     * and later pushes of the same bytes may be joined with it. The first page of the memory holds words, which are brought as they
+     * are at the call and publish what was pushed before; pushes beyond it may wait for the next of words. A push of length 0 brings
+     * nothing: the caller is about to sleep until the event descriptor is readable, and looks again after this call; a
+     * doorbell may be kept from it otherwise, once it has silenced one. Any thread. 0, or -EPIPE when there is nobody. */
     int (*push)(san_socket socket, size_t offset, size_t length);
 } san_direct_memory;
 #endif
