@@ -98,10 +98,10 @@ bench-check: toolchain deps build ## Compare with TCP and Unix sockets, and with
 # ---- Test
 
 .PHONY: test test-tsan test-asan check check-exports check-deps check-size check-hotpath check-model check-startup check-reference reference format lint
-test: toolchain deps build check ## Build, then run every check and test
+test: toolchain deps build examples check ## Build, then run every check and test
 	$(SWIFT) test
 	@$(MAKE) test-tsan test-asan
-	$(PYTHON) -m pytest Tests/tool Tests/programs Tests/model -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
+	$(PYTHON) -m pytest Tests/tool Tests/programs Tests/model Tests/providers -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
 
 test-tsan: toolchain ## The engine's tests under ThreadSanitizer
 	$(SWIFT) test --sanitize=thread --scratch-path .build-tsan
