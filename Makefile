@@ -140,11 +140,11 @@ bench-check: toolchain deps build ## Compare with TCP and Unix sockets, and with
 # ---- Test
 
 .PHONY: test test-rdma rdma-deps test-tsan test-asan check check-exports check-deps check-size check-hotpath check-model check-startup check-reference reference format lint
-test: toolchain deps build check ## Build, then run every check and test
+test: toolchain deps build examples check ## Build, then run every check and test
 	$(SWIFT) test
 	@$(MAKE) test-tsan test-asan
 	@$(MAKE) test-rdma
-	$(PYTHON) -m pytest Tests/tool Tests/programs Tests/model -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
+	$(PYTHON) -m pytest Tests/tool Tests/programs Tests/model Tests/providers -v --no-header --timeout=$(TEST_TIMEOUT_S) --durations=10
 
 test-rdma: toolchain rdma-deps library tool ## The RDMA tests, between two soft-RoCE hosts in an emulated guest
 	@Tests/rdma/build-contract $(SWIFT) build/rdma-lab

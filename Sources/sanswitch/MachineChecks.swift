@@ -10,6 +10,7 @@ enum MachineChecks {
         checkSocketOwner(&diagnosis)
         checkDescriptors(&diagnosis)
         checkProcessors(&diagnosis)
+        ProviderChecks.run(&diagnosis)
         checkEnvironment(&diagnosis)
         checkConfiguration(&diagnosis)
     }

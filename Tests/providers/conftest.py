@@ -54,3 +54,8 @@ def registry(tmp_path):
     directory = tmp_path / "providers.d"
     directory.mkdir()
     return Registry(directory)
+
+
+def pytest_configure(config):
+    """The tests of test_wsd.py are named as the rows of docs/wsd.md are: m05_absentOptionalAnswersNotSupported."""
+    config.addinivalue_line("python_functions", "m[0-2][0-9]_*")

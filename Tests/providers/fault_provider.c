@@ -4,11 +4,14 @@
  *     lie     says it went well, or gives nonsense
  *     errno   works, and changes errno  pending (connect) never finishes; slow (connect) finishes when asked the third time
  *
- * SAN_FAULT_TRACE=FILE has one line for each call: process, entry, socket, what it was given, what it answers. */
+ * SAN_FAULT_TRACE=FILE has one line for each call: process, milliseconds, entry, socket, what it was given, what it
+ * answers. SAN_FAULT_ADDRESSES=A,B: the addresses of the NICs that it claims to have. The entry rdma_read lies by answering EINVAL. */
 #define san_startup_ex example_startup
 #include "../../examples/provider/example_provider.c"
 #undef san_startup_ex
+#include <arpa/inet.h>
 #include <stdarg.h>
+#include <time.h>
 
 enum mode { NONE, FAIL, DELAY, LIE, ERRNO, PENDING, SLOW };
 static san_functions real;
@@ -18,11 +21,17 @@ static enum mode mode;
 static int from_call, trace_file = -1;
 static atomic_int calls, queries;
 
+static long now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000 + time.tv_nsec / 1000000;
+}
+
 static void trace(const char *entry, san_socket socket, const char *format, ...) {
     char line[512];
     va_list list;
     if (trace_file < 0) return;
-    int saved = errno, length = snprintf(line, sizeof line, "%d %s %lx ", (int)getpid(), entry, (unsigned long)socket);
+    int saved = errno, length = snprintf(line, sizeof line, "%d %ld %s %lx ", (int)getpid(), now(), entry, (unsigned long)socket);
     va_start(list, format);
     length += vsnprintf(line + length, sizeof line - (size_t)length - 1, format, list);
     va_end(list);
@@ -151,7 +160,9 @@ static int fault_close(san_socket socket) {
 static int fault_expose(san_socket socket, size_t length, void **address, void *descriptor, size_t *descriptor_length) {
     enum mode wrong = fault("expose");
     if (wrong == LIE) *descriptor_length = 4000;
-    return (int)finish("expose", wrong == FAIL ? -ENOBUFS : wrong == LIE ? 0 : real_direct.expose(socket, length, address, descriptor, descriptor_length));
+    int result = wrong == FAIL ? -ENOBUFS : wrong == LIE ? 0 : real_direct.expose(socket, length, address, descriptor, descriptor_length);
+    trace("expose", socket, "%zu = %d", length, result);
+    return (int)finish("expose", result);
 }
 
 /* The lie: memory that the peer has never seen. */
@@ -161,11 +172,14 @@ static int fault_map(san_socket socket, const void *descriptor, size_t descripto
         *address = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         return *address == MAP_FAILED ? -ENOBUFS : 0;
     }
-    return (int)finish("map", wrong == FAIL ? -EPERM : real_direct.map(socket, descriptor, descriptor_length, length, address));
+    int result = wrong == FAIL ? -EPERM : real_direct.map(socket, descriptor, descriptor_length, length, address);
+    trace("map", socket, "%zu = %d", length, result);
+    return (int)finish("map", result);
 }
 
 static int fault_unmap(void *address, size_t length) {
     enum mode wrong = fault("unmap");
+    trace("unmap", 0, "%zu", length);
     return (int)finish("unmap", wrong == FAIL ? -EINVAL : wrong == LIE ? 0 : real_direct.unmap(address, length));
 }
 
@@ -178,7 +192,9 @@ static int fault_ring_doorbell(san_socket socket) {
 
 static int fault_wait_doorbell(san_socket socket) {
     enum mode wrong = fault("wait_doorbell");
-    return (int)finish("wait_doorbell", wrong == FAIL ? -EIO : wrong == LIE ? 0 : real_direct.wait_doorbell(socket));
+    int result = wrong == FAIL ? -EIO : wrong == LIE ? 0 : real_direct.wait_doorbell(socket);
+    trace("wait_doorbell", socket, "= %d", result);
+    return (int)finish("wait_doorbell", result);
 }
 
 static int fault_interrupt(san_socket socket) {
@@ -197,9 +213,24 @@ static int fault_finish(san_socket socket) {
     return (int)finish("finish", wrong == FAIL ? -EIO : wrong == LIE ? 0 : real_direct.finish(socket));
 }
 
+static int address_list(san_address *out, size_t capacity) {
+    char list[256];
+    int count = 0;
+    snprintf(list, sizeof list, "%s", getenv("SAN_FAULT_ADDRESSES"));
+    for (char *item = strtok(list, ","); item; item = strtok(NULL, ",")) {
+        san_address address = {.bytes = {[10] = 0xff, [11] = 0xff}};
+        if (inet_pton(AF_INET, item, address.bytes + 12) != 1) continue;
+        if (capacity >= (size_t)(count + 1) * sizeof address) out[count] = address;
+        count++;
+    }
+    return count * (int)sizeof *out;
+}
+
 static int fault_ioctl(san_socket socket, uint32_t code, const void *in, size_t in_length, void *out, size_t out_length) {
     trace("ioctl", socket, "%u %08x", code, in_length == sizeof(san_guid) ? ((const san_guid *)in)->a : 0);
     if (code == SAN_IOCTL_CONNECT_RESULT) return mode == SLOW && atomic_fetch_add(&queries, 1) >= 2 ? 0 : -EINPROGRESS;
+    if (code == SAN_IOCTL_ADDRESS_LIST && getenv("SAN_FAULT_ADDRESSES")) return address_list(out, out_length);
+    if (in_length == sizeof(san_guid) && memcmp(in, &SAN_RDMA_READ, in_length) == 0 && fault("rdma_read") == LIE) return -EINVAL;
     enum mode wrong = fault("ioctl");
     if (wrong == FAIL) return -EIO;
     if (wrong == LIE) return 0;

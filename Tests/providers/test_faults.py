@@ -7,10 +7,10 @@ from conftest import CASES
 # Which entries a lie is defined for, and what it is: fault_provider.c.
 ENTRIES = ("startup", "cleanup", "socket", "bind", "set_option", "listen", "connect", "accept", "event_descriptor", "peer", "send",
            "recv", "ioctl", "duplicate", "adopt", "close", "expose", "map", "unmap", "ring_doorbell", "wait_doorbell", "interrupt",
-           "silence_doorbell")
-TRUTHFUL = ("cleanup", "close", "interrupt")
+           "silence_doorbell", "finish")
+TRUTHFUL = ("cleanup", "close", "interrupt", "finish")
 MODES = [(entry, mode) for entry in ENTRIES for mode in ("fail", "delay", "lie") if mode != "lie" or entry not in TRUTHFUL]
-LATER = [(entry, mode) for entry, mode in MODES if entry in ("ring_doorbell", "wait_doorbell", "silence_doorbell")]
+LATER = [(entry, mode) for entry, mode in MODES if entry in ("ring_doorbell", "wait_doorbell", "silence_doorbell", "finish")]
 
 
 def compare(case, provider, fault):
@@ -48,4 +48,4 @@ def test_a_connect_takes_its_time(fault_provider, mode):
 def test_without_a_fault_it_carries_the_bytes(fault_provider):
     result = compare("talk", fault_provider, "none:fail")
     carried = [first for _, first, _ in result.events("closed, companion bytes sent received")]
-    assert sum(carried) > 3_000_000, result.describe()
+    assert sum(carried) > 1_000_000, result.describe()

@@ -21,9 +21,9 @@
 
 /* The record behind a san_socket. The switch names it by its address; we name it to the switch by `handle`. */
 struct companion {
-    int fd;                   /* the packet socket */
-    int memory;               /* exposed and not yet passed on, or received and not yet mapped; -1 for none */
-    int handed_over;          /* a companion that `duplicate` sent and `adopt` has not taken; -1 for none */
+    atomic_int fd;            /* the packet socket */
+    atomic_int memory;        /* exposed and not yet passed on, or received and not yet mapped; -1 for none */
+    atomic_int handed_over;   /* a companion that `duplicate` sent and `adopt` has not taken; -1 for none */
     san_switch_socket handle; /* the switch's descriptor of this companion, for upcalls */
     struct sockaddr_un name;  /* where it listens, from `bind` */
     socklen_t name_length;
@@ -195,7 +195,7 @@ static ssize_t example_send(san_socket socket, const void *message, size_t lengt
     return sent;
 }
 
-static void keep(int *place_of, int fd) {
+static void keep(atomic_int *place_of, int fd) {
     discard(*place_of);
     *place_of = place(fd);
 }
@@ -333,11 +333,22 @@ static int extension(const san_guid *guid, void *out, size_t out_length) {
     return -EINVAL;
 }
 
+/* The program wants a number that one of our descriptors has: the switch has opened the same file as another. */
+static int renumber(struct companion *companion, const san_renumber *numbers) {
+    atomic_int *const fields[] = {&companion->fd, &companion->memory, &companion->handed_over};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        if (atomic_load(fields[i]) != numbers->from) continue;
+        atomic_store(fields[i], numbers->to);
+        return 0;
+    }
+    return -ENOENT;
+}
+
 static int example_ioctl(san_socket socket, uint32_t code, const void *in, size_t in_length, void *out, size_t out_length) {
-    (void)socket;
     switch (code) {
     case SAN_IOCTL_GET_EXTENSION: return in_length == sizeof(san_guid) ? extension(in, out, out_length) : -EINVAL;
     case SAN_IOCTL_ADDRESS_LIST: return -EOPNOTSUPP; /* no NIC: both ends are on this host */
+    case SAN_IOCTL_RENUMBER: return renumber(record(socket), in);
     default: return -EINVAL;
     }
 }

@@ -112,7 +112,10 @@ func logText(_ event: StaticString, _ name: UnsafePointer<CChar>, _ text: Static
     func characters(_ text: StaticString) -> UnsafePointer<CChar> {
         UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self)
     }
-    if settings.log >= 0 { libc_log_text(settings.log, characters(event), name, characters(text), number) }
+    guard settings.log >= 0 else { return }
+    Log.writers.wrappingAdd(1, ordering: .sequentiallyConsistent)
+    libc_log_text(settings.log, characters(event), name, characters(text), number)
+    Log.writers.wrappingSubtract(1, ordering: .sequentiallyConsistent)
 }
 
 @inline(never)

@@ -142,7 +142,7 @@ extension UnsafeMutablePointer where Pointee == Session {
         pathChanged()
         log("sending returned to TCP at", descriptor, end)
         pushSender()
-        if pointee.provider.ringDoorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+        ringDoorbell()
     }
 
     /// The more often a direction has returned, the longer it stays.

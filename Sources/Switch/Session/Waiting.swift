@@ -117,12 +117,23 @@ extension UnsafeMutablePointer where Pointee == Session {
 
     /// Takes the doorbells that have arrived, and notes the companion's end.
     func silenceDoorbell() {
-        if pointee.provider.silenceDoorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+        if pointee.provider.silenceDoorbell(pointee.companion) == -EPIPE { providerSaysEnd() }
     }
+
+    func ringDoorbell() {
+        if pointee.provider.ringDoorbell(pointee.companion) == -EPIPE { providerSaysEnd() }
+    }
+
+    /// Where the peer's memory is this process's too, the kernel is asked as well: to take a peer for gone that reads on would give it
+    /// bytes twice.
+    private func providerSaysEnd() { pointee.provider.copies ? companionHasEnded() : lookForCompanionsEnd() }
 
     /// Notes the companion's end without taking a doorbell, which may be for somebody who is about to sleep.
     func lookForCompanionsEnd() {
-        if pointee.provider.copies { return silenceDoorbell() }
+        if pointee.provider.copies {
+            if pointee.provider.silenceDoorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+            return
+        }
         var entry = pollfd(fd: pointee.doorbell, events: CShort(POLLRDHUP), revents: 0)
         if sys_poll(&entry, 1, 0) > 0 { companionHasEnded() }
     }
@@ -172,7 +183,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     private func ring(_ flag: borrowing Atomic<UInt32>, _ direction: borrowing DirectionState) {
         guard flag.exchange(0, ordering: .sequentiallyConsistent) != 0 else { return }
         direction.doorbells.wrappingAdd(1, ordering: .relaxed)
-        if pointee.provider.ringDoorbell(pointee.companion) == -EPIPE { companionHasEnded() }
+        ringDoorbell()
     }
 
     /// The moment at which a wait that starts now fails with EAGAIN; 0 for never.
