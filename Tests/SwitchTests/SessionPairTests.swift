@@ -159,6 +159,21 @@ extension SwitchSuites {
             #expect(Array(buffer[0..<4]) == [1, 2, 3, 4])
         }
 
+        /// A receiver that has finished sending, and leaves the ring with bytes unread, is no peer that has died: nothing but those bytes comes.
+        @Test func wish_afterTheReceiversOwnEnd() throws {
+            let pair = try SessionPair()
+            defer { pair.close() }
+            var out: [UInt8] = [1, 2, 3, 4]
+            #expect(switch_shutdown(pair.server, CInt(SHUT_WR)) == 0)
+            #expect(switch_send(pair.client, &out, 2, 0) == 2)
+            pair.session(pair.server)?.leaveReceiving(.exec)
+            #expect(out.withUnsafeBytes { switch_send(pair.client, $0.baseAddress! + 2, 2, 0) } == 2)
+            #expect(switch_shutdown(pair.client, CInt(SHUT_WR)) == 0)
+            var buffer = [UInt8](repeating: 0, count: 8)
+            #expect(switch_recv(pair.server, &buffer, 8, CInt(MSG_WAITALL)) == 4)
+            #expect(Array(buffer[0..<4]) == [1, 2, 3, 4])
+        }
+
         /// Over and back, as often as one likes; every byte in its place.
         @Test func intervals_followEachOther() throws {
             let pair = try SessionPair()

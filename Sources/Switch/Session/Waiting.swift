@@ -143,6 +143,8 @@ extension UnsafeMutablePointer where Pointee == Session {
         guard state.pointee.isEnded.exchange(1, ordering: .acquiringAndReleasing) == 0 else { return }
         log("companion ended", descriptor)
         if pointee.provider.copies, mayHaveLostBytes { return reset(.companionEnded) }
+        // A peer that asked to return to TCP lives on there, and is sent what it did not take.
+        guard pointee.inbox?.pointee.wish.load(ordering: .acquiring) == 0 else { return }
         // Bytes that the peer will never read: TCP would have met its reset. One byte that nobody reads either makes the kernel
         // meet it, so that every call and every poll shows what TCP shows: EPIPE after a close. Killed with bytes unread, the
         // peer's kernel would have sent the reset in place of a FIN, and that shows as ECONNRESET.
