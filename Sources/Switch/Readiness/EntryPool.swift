@@ -74,13 +74,19 @@ enum EntryPool {
     /// the lower half of our addresses must not look like a descriptor: a quarter of the way into four gigabytes that nothing else is near.
     private static func map() -> UnsafeMutableRawPointer? {
         let length = (interests + nests) * stride
-        for upper in 0x1a53..<0x1a5b {
-            let wish = UnsafeMutableRawPointer(bitPattern: upper << 32 | 1 << 30)
-            guard let place = sys_map_near(wish, length, -1, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE) else { return nil }
-            if UInt(bitPattern: place) & 0xffff_ffff >= 1 << 28 { return place }
-            sys_unmap(place, length)
-        }
-        return nil
+        let (quarter, whole) = (1 << 28, 1 << 32)
+        // The wish is not always granted (sanitizers keep such places for themselves): room to choose, and the rest goes back.
+        let room = length + 2 * quarter
+        guard
+            let start = sys_map_near(
+                UnsafeMutableRawPointer(bitPattern: 0x1a53 << 32 | 1 << 30), room, -1,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+        else { return nil }
+        let lower = Int(bitPattern: start) & (whole - 1)
+        let skip = lower < quarter ? quarter - lower : lower + length > whole ? whole - lower + quarter : 0
+        if skip > 0 { sys_unmap(start, skip) }
+        sys_unmap(start + skip + length, room - skip - length)
+        return start + skip
     }
 
     /// Whether `data` is a tag of ours, in any set; never true of the program's own pointers.

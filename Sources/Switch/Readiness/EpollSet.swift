@@ -75,7 +75,7 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
     /// Drops an entry: the program took it out, or the descriptor is gone, and the kernel's entry with it.
     func remove(_ interest: InterestRef) {
         let session = interest.pointee.session
-        unlink(interest, &session.pointee.interests)
+        session.unlink(interest)
         let before = pointee.followed.load(ordering: .relaxed)
         pointee.lock.lock()
         cool(interest)
@@ -92,21 +92,6 @@ extension UnsafeMutablePointer where Pointee == EpollSet {
         pointee.lock.unlock()
         EntryPool.give(interest)
         followedChanged(from: before)
-    }
-
-    private func unlink(_ interest: InterestRef, _ head: inout InterestRef?) {
-        if head == interest {
-            head = interest.pointee.nextOfSession
-            return
-        }
-        var previous = head
-        while let candidate = previous {
-            if candidate.pointee.nextOfSession == interest {
-                candidate.pointee.nextOfSession = interest.pointee.nextOfSession
-                return
-            }
-            previous = candidate.pointee.nextOfSession
-        }
     }
 
     /// The program changed an entry that reports to us, or put it back. No system call: the kernel's entry does not depend on
@@ -197,5 +182,23 @@ private struct Numbers: Sequence, IteratorProtocol, ExpressibleByArrayLiteral {
     mutating func next() -> CInt? {
         position &+= 1
         return position == 1 ? a : position == 2 ? b : position == 3 ? c : nil
+    }
+}
+
+extension UnsafeMutablePointer where Pointee == Session {
+    /// Takes an entry out of the session's list.
+    fileprivate func unlink(_ interest: InterestRef) {
+        if pointee.interests == interest {
+            pointee.interests = interest.pointee.nextOfSession
+            return
+        }
+        var previous = pointee.interests
+        while let candidate = previous {
+            if candidate.pointee.nextOfSession == interest {
+                candidate.pointee.nextOfSession = interest.pointee.nextOfSession
+                return
+            }
+            previous = candidate.pointee.nextOfSession
+        }
     }
 }
