@@ -9,9 +9,11 @@ import Testing
 struct SessionPair {
     let client: CInt
     let server: CInt
+    /// As in a process: once.
+    private static let started: Void = switch_start()
 
     init(switched: Bool = true) throws {
-        switch_start()
+        _ = Self.started
         settings.afterCalls = switched ? 2 : .max
         settings.afterBytes = .max
         let listening = switch_socket(AF_INET, CInt(SOCK_STREAM.rawValue), 0)
