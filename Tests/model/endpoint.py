@@ -14,7 +14,7 @@ import termios
 import time
 
 SWITCHED = os.environ.get("MODEL_SWITCHED") == "1"
-DEADLINE = 10.0
+DEADLINE = 30.0
 
 # Offsets in struct tcp_info, linux/tcp.h.
 TCP_INFO_RECEIVED, TCP_INFO_NOT_SENT, TCP_INFO_SENT = 128, 144, 200

@@ -21,7 +21,7 @@ def case(function=None, *, switches=True):
 
 def run():
     """Runs the case named on the command line and prints its trace as JSON, last line of standard output."""
-    faulthandler.dump_traceback_later(float(os.environ.get("MODEL_TIMEOUT", "20")), exit=True)
+    faulthandler.dump_traceback_later(float(os.environ.get("MODEL_TIMEOUT", "50")), exit=True)
     try:
         trace = CASES[sys.argv[1]]()
     except BaseException:
