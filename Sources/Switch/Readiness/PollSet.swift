@@ -54,7 +54,7 @@ struct PollSet {
 
     private mutating func wait(_ timeout: Int, _ mask: UnsafePointer<sigset_t>?) -> CInt {
         let deadline = timeout > 0 ? libc_nanoseconds() &+ UInt64(timeout) : 0
-        // While marked as waited for in the kernel, a session's offer is not accepted behind this thread's back.
+        // While marked as waited for in the kernel, a session's announcement is not accepted behind this thread's back.
         mark(1)
         defer { mark(-1) }
         while true {

@@ -19,7 +19,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     @inline(never)
     private func receiveBeforeCompanion(_ vectors: inout Vectors, _ flags: CInt) -> Int? {
         if stage != Session.Stage.kernel { lookForCompanion() }
-        // Before the second look at the stage: an offer is accepted only while nobody is in the kernel (acceptOffer).
+        // Before the second look at the stage: an announcement is accepted only while nobody is in the kernel (tryToAccept).
         state.pointee.receive.inKernel.wrappingAdd(1, ordering: .sequentiallyConsistent)
         defer { state.pointee.receive.inKernel.wrappingSubtract(1, ordering: .sequentiallyConsistent) }
         if pointee.stage.load(ordering: .sequentiallyConsistent) == Session.Stage.attached { return nil }
@@ -57,7 +57,7 @@ extension UnsafeMutablePointer where Pointee == Session {
                 state.pointee.receive.inKernel.wrappingAdd(1, ordering: .sequentiallyConsistent)
                 receiving.unlock()
                 // MSG_WAITALL could wait here for bytes that will travel in the ring: collected round by round instead. A look at
-                // bytes (MSG_PEEK) cannot be collected; while it waits, no offer is accepted.
+                // bytes (MSG_PEEK) cannot be collected; while it waits, none is accepted.
                 let stays = state.pointee.staysOnTCP.load(ordering: .relaxed) != 0
                 let received = receiveFromKernel(&vectors, .max, isLook || stays ? flags : flags & ~CInt(MSG_WAITALL))
                 state.pointee.receive.inKernel.wrappingSubtract(1, ordering: .sequentiallyConsistent)

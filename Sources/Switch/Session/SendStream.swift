@@ -56,7 +56,7 @@ extension UnsafeMutablePointer where Pointee == Session {
     private func finish(_ done: Int, _ last: Int) -> Int { last < 0 ? (done > 0 ? done : last) : done &+ last }
 
     private func sendPiece(_ vectors: Vectors, _ flags: CInt, _ limit: Int) -> Int? {
-        // In the kernel before the second look at the stage: an offer is made only when nobody is (makeOffer).
+        // In the kernel before the second look at the stage: an announcement is made only when nobody is (mayAnnounce).
         state.pointee.send.inKernel.wrappingAdd(1, ordering: .sequentiallyConsistent)
         defer { state.pointee.send.inKernel.wrappingSubtract(1, ordering: .sequentiallyConsistent) }
         if pointee.stage.load(ordering: .sequentiallyConsistent) == Session.Stage.attached { return nil }
